@@ -1,0 +1,92 @@
+# The C API, for the binding and for other Cython extensions.
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+cdef extern from "stillalive.h":
+    ctypedef int ka_sock  # the compiler takes the true width from the header
+
+    enum:
+        KA_OPTIONS
+        KA_LEAVE
+        KA_ENABLED
+
+    struct ka_policy:
+        int32_t value[6]
+
+    struct ka_range:
+        int32_t low
+        int32_t high
+
+    struct ka_fault:
+        int32_t option
+        int32_t setting
+
+    struct ka_kind:
+        int32_t family
+        int32_t type
+        int32_t protocol
+        int32_t listening
+
+    struct ka_info:
+        int64_t state
+        int64_t retransmits
+        int64_t probes
+        int64_t backoff
+        int64_t rto_us
+        int64_t rtt_us
+        int64_t rttvar_us
+        int64_t min_rtt_us
+        int64_t unacked
+        int64_t last_data_sent_ms
+        int64_t last_data_recv_ms
+        int64_t last_ack_recv_ms
+        int64_t total_retrans
+        int64_t bytes_acked
+        int64_t bytes_received
+        int64_t segs_out
+        int64_t segs_in
+        int64_t notsent_bytes
+        int64_t data_segs_in
+        int64_t data_segs_out
+        int64_t bytes_sent
+        int64_t bytes_retrans
+        int64_t snd_wnd
+
+    struct ka_verdict:
+        int32_t state
+        int32_t reason
+        int32_t err
+        int32_t asked
+        int64_t heard_ms
+        int64_t unread
+        int64_t unanswered
+
+    struct ka_witness:
+        uint64_t identity
+
+    struct ka_question:
+        int32_t borrowed
+        int32_t asked
+        ka_policy saved
+
+    unsigned ka_supported()
+    const char *ka_option_name(int option)
+    int ka_option_range(int option, ka_range *range)
+    int ka_read(ka_sock sock, ka_policy *out, ka_fault *fault)
+    int ka_apply(ka_sock sock, const ka_policy *policy, ka_policy *out,
+                 ka_fault *fault)
+    int ka_apply_fresh(ka_sock sock, const ka_policy *policy, ka_fault *fault)
+    int ka_kind_of "ka_kind"(ka_sock sock, ka_kind *kind)
+    int ka_identify(ka_sock sock, uint64_t *identity)
+    int ka_info_of "ka_info"(ka_sock sock, ka_info *info)
+    int ka_check(ka_sock sock, ka_verdict *verdict)
+    int ka_witness_begin(ka_witness *witness, ka_sock sock, int64_t now_ms,
+                         ka_verdict *verdict)
+    int ka_witness_look(ka_witness *witness, int32_t asked, int64_t now_ms,
+                        ka_verdict *verdict)
+    int ka_witness_give_up(ka_witness *witness, int32_t asked, int64_t now_ms,
+                           ka_verdict *verdict)
+    void ka_question_begin(ka_question *question, ka_sock sock,
+                           uint64_t identity)
+    int ka_question_ask(ka_question *question, int64_t now_ms,
+                        ka_fault *fault)
+    int ka_question_end(ka_question *question, ka_fault *fault)

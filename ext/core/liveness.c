@@ -1,0 +1,277 @@
+/* liveness.c - what TCP_INFO and poll() prove about the peer.
+ *
+ * Three rules keep the verdicts honest:
+ *
+ * The state is read before the counters. A reset is a received segment too,
+ * so "something arrived" proves life only while the connection stands.
+ *
+ * An end is named only as far as it is known. The pending error itself must
+ * stay for the owner; what ended the connection follows from the counters
+ * that the dead socket keeps. Where those allow both a reset and a timeout,
+ * the verdict says so.
+ *
+ * Silence needs a question. With data in flight or a shut window the kernel
+ * sends no keepalive probe; its retransmissions and window probes are the
+ * questions then, and if none left in the time given, nothing was learnt.
+ */
+#include "sockopt.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+/* A segment this young is an answer by itself: a probe sent now could prove
+ * no more, and Linux would send none before one second of silence. */
+#define KA_JUST_HEARD_MS 1000
+
+static int64_t heard_ms(const struct ka_info *info) {
+    int64_t ack = info->last_ack_recv_ms, data = info->last_data_recv_ms;
+
+    if (ack < 0 || data < 0)
+        return ack < 0 ? data : ack;
+    return ack < data ? ack : data;
+}
+
+static int64_t unanswered(const struct ka_info *info) {
+    return info->probes > info->retransmits ? info->probes : info->retransmits;
+}
+
+static void decide(struct ka_verdict *verdict, int state, int reason) {
+    verdict->state = state;
+    verdict->reason = reason;
+}
+
+static int may_have_timed_out(ka_sock sock, const struct ka_info *info) {
+    int32_t count = 0, user_timeout = 0;
+
+    if (info->retransmits > 0)
+        return 1;
+    if (info->probes <= 0)
+        return 0;
+    if (ka_get(sock, KA_USER_TIMEOUT, &user_timeout) == 0 && user_timeout > 0)
+        return heard_ms(info) >= user_timeout;
+    if (ka_get(sock, KA_COUNT, &count) < 0)
+        return 1;
+    return info->probes >= count;
+}
+
+/* The connection is over. `first` is an earlier look at it, or NULL. */
+static void judge_ended(ka_sock sock, const struct ka_info *info,
+                        const struct ka_pending *pending,
+                        const struct ka_info *first,
+                        struct ka_verdict *verdict) {
+    int reset, told;
+
+    if (!pending->error) {
+        decide(verdict, KA_PEER_CLOSED, KA_WHY_CLOSED);
+        return;
+    }
+    if (first != NULL && first->state != KA_TCP_CLOSE && first->segs_in >= 0) {
+        reset = info->segs_in != first->segs_in;
+        told = 1;
+    } else {
+        reset = !may_have_timed_out(sock, info);
+        told = reset;
+    }
+    if (reset) {
+        decide(verdict, KA_RESET, KA_WHY_RST);
+        verdict->err = ECONNRESET;
+    } else {
+        decide(verdict, KA_DEAD,
+               told ? KA_WHY_TIMED_OUT : KA_WHY_RST_OR_TIMEOUT);
+        verdict->err = told ? ETIMEDOUT : 0;
+    }
+}
+
+static void judge_open(const struct ka_info *info, const struct ka_info *first,
+                       int64_t waited_ms, struct ka_verdict *verdict) {
+    int64_t heard = verdict->heard_ms;
+
+    if (first != NULL && info->segs_in != first->segs_in)
+        decide(verdict, KA_ALIVE, KA_WHY_ANSWERED);
+    else if (first != NULL && heard >= 0 && heard < waited_ms)
+        decide(verdict, KA_ALIVE, KA_WHY_ANSWERED);
+    else if (heard >= 0 && heard <= KA_JUST_HEARD_MS)
+        decide(verdict, KA_ALIVE, KA_WHY_HEARD);
+    else
+        decide(verdict, KA_OPEN,
+               verdict->unanswered > 0 ? KA_WHY_UNANSWERED : KA_WHY_QUIET);
+}
+
+static int judge(ka_sock sock, const struct ka_info *info,
+                 const struct ka_info *first, int64_t waited_ms,
+                 struct ka_verdict *verdict) {
+    struct ka_pending pending;
+    int rc = ka_pending(sock, &pending);
+
+    if (rc < 0)
+        return rc;
+    verdict->err = 0;
+    verdict->asked = 0;
+    verdict->heard_ms = heard_ms(info);
+    verdict->unread = pending.unread;
+    verdict->unanswered = unanswered(info);
+    switch (info->state) {
+        case KA_TCP_LISTEN:
+            return -EOPNOTSUPP;
+        case KA_TCP_CLOSE:
+            if (!pending.error && info->segs_in <= 0 && info->segs_out <= 0)
+                return -ENOTCONN;
+            judge_ended(sock, info, &pending, first, verdict);
+            return 0;
+        case KA_TCP_SYN_SENT:
+        case KA_TCP_SYN_RECV:
+            verdict->heard_ms = -1;
+            decide(verdict, KA_OPEN, KA_WHY_CONNECTING);
+            return 0;
+        case KA_TCP_CLOSE_WAIT:
+        case KA_TCP_LAST_ACK:
+        case KA_TCP_CLOSING:
+        case KA_TCP_TIME_WAIT:
+            decide(verdict, KA_PEER_CLOSED, KA_WHY_FIN);
+            return 0;
+        default:
+            judge_open(info, first, waited_ms, verdict);
+            return 0;
+    }
+}
+
+int ka_check(ka_sock sock, struct ka_verdict *verdict) {
+    struct ka_info info;
+    int rc = ka_info(sock, &info);
+
+    return rc < 0 ? rc : judge(sock, &info, NULL, 0, verdict);
+}
+
+/* The kernel sends no keepalive probe now: it has better questions. */
+static int kernel_asks(const struct ka_info *info) {
+    return info->unacked > 0 || info->notsent_bytes > 0 ||
+           info->state == KA_TCP_SYN_SENT || info->state == KA_TCP_SYN_RECV ||
+           info->state == KA_TCP_FIN_WAIT1;
+}
+
+static void keep_asking(const struct ka_info *info,
+                        struct ka_verdict *verdict) {
+    if (verdict->state == KA_OPEN)
+        decide(verdict, KA_ASKING,
+               kernel_asks(info) ? KA_WHY_KERNEL_ASKS : KA_WHY_MUST_ASK);
+}
+
+static int32_t all_asked(const struct ka_witness *witness,
+                         const struct ka_info *info, int32_t asked) {
+    int64_t own = 0;
+
+    if (info->total_retrans > witness->first.total_retrans)
+        own = info->total_retrans - witness->first.total_retrans;
+    if (asked == 0 && info->probes > witness->first.probes)
+        own += info->probes - witness->first.probes;
+    return asked + (int32_t)own;
+}
+
+int ka_witness_begin(struct ka_witness *witness, ka_sock sock, int64_t now_ms,
+                     struct ka_verdict *verdict) {
+    int rc = ka_info(sock, &witness->first);
+
+    if (rc < 0)
+        return rc;
+    witness->sock = sock;
+    witness->began_ms = now_ms;
+    rc = ka_identify(sock, &witness->identity);
+    if (rc < 0)
+        return rc;
+    rc = judge(sock, &witness->first, NULL, 0, verdict);
+    if (rc == 0)
+        keep_asking(&witness->first, verdict);
+    return rc;
+}
+
+static int look(struct ka_witness *witness, struct ka_info *info,
+                int32_t asked, int64_t now_ms, struct ka_verdict *verdict) {
+    uint64_t identity;
+    int rc = ka_identify(witness->sock, &identity);
+
+    if (rc < 0)
+        return rc;
+    if (identity != witness->identity)
+        return -EBADF;
+    rc = ka_info(witness->sock, info);
+    if (rc == 0)
+        rc = judge(witness->sock, info, &witness->first,
+                   now_ms - witness->began_ms, verdict);
+    if (rc == 0)
+        verdict->asked = all_asked(witness, info, asked);
+    return rc;
+}
+
+int ka_witness_look(struct ka_witness *witness, int32_t asked, int64_t now_ms,
+                    struct ka_verdict *verdict) {
+    struct ka_info info;
+    int rc = look(witness, &info, asked, now_ms, verdict);
+
+    if (rc == 0)
+        keep_asking(&info, verdict);
+    return rc;
+}
+
+int ka_witness_give_up(struct ka_witness *witness, int32_t asked,
+                       int64_t now_ms, struct ka_verdict *verdict) {
+    struct ka_info info;
+    int rc = look(witness, &info, asked, now_ms, verdict);
+
+    if (rc < 0 || verdict->state != KA_OPEN)
+        return rc;
+    if (verdict->asked > 0)
+        decide(verdict, KA_SILENT, KA_WHY_NO_ANSWER);
+    else
+        verdict->reason = KA_WHY_NO_QUESTION;
+    return rc;
+}
+
+void ka_question_begin(struct ka_question *question, ka_sock sock,
+                       uint64_t identity) {
+    question->sock = sock;
+    question->identity = identity;
+    question->borrowed = 0;
+    question->asked = 0;
+    question->asked_ms = 0;
+}
+
+static int still_ours(const struct ka_question *question) {
+    uint64_t identity;
+    int rc = ka_identify(question->sock, &identity);
+
+    if (rc < 0)
+        return rc;
+    return identity == question->identity ? 0 : -EBADF;
+}
+
+int ka_question_ask(struct ka_question *question, int64_t now_ms,
+                    struct ka_fault *fault) {
+    int rc, first = !question->borrowed;
+
+    if (question->asked > 0 && now_ms - question->asked_ms < KA_ASK_SPACING_MS)
+        return 0;
+    rc = still_ours(question);
+    if (rc == 0 && first)
+        rc = ka_read(question->sock, &question->saved, fault);
+    if (rc < 0)
+        return rc;
+    question->borrowed = 1;
+    rc = ka_os_ask(question->sock, &question->saved, first, fault);
+    if (rc < 0)
+        return rc;
+    question->asked++;
+    question->asked_ms = now_ms;
+    return 1;
+}
+
+int ka_question_end(struct ka_question *question, struct ka_fault *fault) {
+    int rc;
+
+    if (!question->borrowed)
+        return 0;
+    question->borrowed = 0;
+    rc = still_ours(question);
+    if (rc < 0) /* closed meanwhile: nothing of the owner's is left to mend */
+        return 0;
+    return ka_os_unask(question->sock, &question->saved, fault);
+}

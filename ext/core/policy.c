@@ -1,0 +1,87 @@
+/* policy.c - set a whole policy, or none of it.
+ *
+ * The danger is the half-way state: keepalive on with somebody's interval
+ * and nobody's timeout kills or spares at random. So everything is read
+ * before anything is set, an option that the socket does not have is found
+ * while the socket is still untouched, and a setter that fails all the same
+ * puts back those before it, last first.
+ */
+#include "sockopt.h"
+
+#include <errno.h>
+
+static int at_fault(int rc, int option, int setting, struct ka_fault *fault) {
+    fault->option = option;
+    fault->setting = setting;
+    return rc;
+}
+
+int ka_read(ka_sock sock, struct ka_policy *out, struct ka_fault *fault) {
+    int option, rc;
+
+    for (option = 0; option < KA_OPTIONS; option++) {
+        rc = ka_get(sock, option, &out->value[option]);
+        if (rc == 0)
+            continue;
+        /* Only TCP sockets have an idle time, but not all of them the rest
+         * (MPTCP has no user timeout). */
+        if (option != KA_IDLE && (rc == -ENOPROTOOPT || rc == -EOPNOTSUPP)) {
+            out->value[option] = KA_LEAVE;
+            continue;
+        }
+        return at_fault(rc, option, 0, fault);
+    }
+    return 0;
+}
+
+static void put_back(ka_sock sock, const struct ka_policy *policy,
+                     const struct ka_policy *before, int done) {
+    while (done-- > 0) {
+        int option = ka_set_order[done];
+
+        if (policy->value[option] != KA_LEAVE)
+            (void)ka_set(sock, option, before->value[option]);
+    }
+}
+
+int ka_apply(ka_sock sock, const struct ka_policy *policy,
+             struct ka_policy *out, struct ka_fault *fault) {
+    struct ka_policy before;
+    int i, rc = ka_read(sock, &before, fault);
+
+    if (rc < 0)
+        return rc;
+    for (i = 0; i < KA_OPTIONS; i++)
+        if (policy->value[i] != KA_LEAVE && before.value[i] == KA_LEAVE) {
+            return at_fault(-ENOPROTOOPT, i, 0, fault);
+        }
+    for (i = 0; i < KA_OPTIONS; i++) {
+        int option = ka_set_order[i];
+
+        if (policy->value[option] == KA_LEAVE)
+            continue;
+        rc = ka_set(sock, option, policy->value[option]);
+        if (rc < 0) {
+            put_back(sock, policy, &before, i);
+            return at_fault(rc, option, 1, fault);
+        }
+    }
+    return ka_read(sock, out, fault);
+}
+
+int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,
+                   struct ka_fault *fault) {
+    int i, rc;
+
+    for (i = 0; i < KA_OPTIONS; i++) {
+        int option = ka_set_order[i];
+
+        if (policy->value[option] == KA_LEAVE)
+            continue;
+        rc = ka_set(sock, option, policy->value[option]);
+        if (rc < 0) {
+            return at_fault(rc, option, 1, fault);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,246 @@
+/* stillalive.h - is that peer still alive, and what do we do if not?
+ *
+ * The C API of the stillalive package, and its manual. Nothing here knows
+ * Python, allocates, keeps a clock or starts a thread: the caller owns every
+ * struct and passes the time in, so each function can be tested with a fake
+ * clock and a fake kernel.
+ *
+ * Results.  Every int function returns >= 0, or -errno (ENOPROTOOPT: this
+ *           OS or this socket does not have it). errno itself is not part of
+ *           the API.
+ * Threads.  Functions keep no state between calls except the bit set that
+ *           ka_supported() caches. One ka_question may be used by one thread
+ *           at a time; different sockets are independent.
+ * Units.    Seconds for idle and interval, milliseconds for user_timeout and
+ *           rto_max, as Linux takes them; *_us and *_ms say the rest.
+ */
+#ifndef STILLALIVE_H
+#define STILLALIVE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* As wide as a SOCKET on Windows, a file descriptor everywhere else. */
+#ifdef _WIN32
+typedef uintptr_t ka_sock;
+#else
+typedef int ka_sock;
+#endif
+
+/* ---- kernel keepalive ------------------------------------------------- */
+
+enum ka_option {
+    KA_ENABLED = 0,      /* SO_KEEPALIVE, 0 or 1 */
+    KA_IDLE = 1,         /* seconds of silence before the first probe */
+    KA_INTERVAL = 2,     /* seconds between probes */
+    KA_COUNT = 3,        /* unanswered probes that end the connection */
+    KA_USER_TIMEOUT = 4, /* ms that sent data may stay unacknowledged, 0 off */
+    KA_RTO_MAX = 5       /* ms, upper bound of the retransmission timer */
+};
+#define KA_OPTIONS 6
+#define KA_LEAVE \
+    (-1) /* in a policy: leave as it is; read back: no such option */
+
+struct ka_policy {
+    int32_t value[KA_OPTIONS]; /* by enum ka_option */
+};
+
+struct ka_range {
+    int32_t low;
+    int32_t high;
+};
+
+/* Which call of several failed. */
+struct ka_fault {
+    int32_t option;  /* enum ka_option, -1 none of them */
+    int32_t setting; /* 1 setsockopt, 0 getsockopt */
+};
+
+/* What the kernel says about a socket of any kind. */
+struct ka_kind {
+    int32_t family;
+    int32_t type;
+    int32_t protocol;
+    int32_t listening;
+};
+
+/* Bit (1 << option) for each option that this kernel has, found by asking a
+ * socket of its own once; 0 when no socket could be made. */
+unsigned ka_supported(void);
+
+/* The kernel's name of an option ("TCP_KEEPIDLE"), for messages. */
+const char *ka_option_name(int option);
+
+/* The values that the kernel accepts for an option. */
+int ka_option_range(int option, struct ka_range *range);
+
+/* One option. A value outside the range is -EINVAL, from the kernel. */
+int ka_get(ka_sock sock, int option, int32_t *value);
+int ka_set(ka_sock sock, int option, int32_t value);
+
+/* All options; KA_LEAVE where this socket has none. -ENOPROTOOPT or
+ * -EOPNOTSUPP when it is no TCP socket. *fault tells the option. */
+int ka_read(ka_sock sock, struct ka_policy *out, struct ka_fault *fault);
+
+/* Set what is not KA_LEAVE, in the order in which the OS must hear it, and
+ * read back. A failure puts back what was changed and returns the
+ * error, its option in *fault; `out` is then unspecified. */
+int ka_apply(ka_sock sock, const struct ka_policy *policy,
+             struct ka_policy *out, struct ka_fault *fault);
+
+/* The same without reading anything: for sockets that the caller has just
+ * made or accepted, where no half-way state is worth saving. */
+int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,
+                   struct ka_fault *fault);
+
+int ka_kind(ka_sock sock, struct ka_kind *kind);
+
+/* A number that names the socket itself, whatever descriptor points at it,
+ * and is never used again (Linux: SO_COOKIE). */
+int ka_identify(ka_sock sock, uint64_t *identity);
+
+/* ---- is it alive ------------------------------------------------------ */
+
+/* Linux's numbers; other systems are mapped onto them. */
+enum ka_tcp_state {
+    KA_TCP_ESTABLISHED = 1,
+    KA_TCP_SYN_SENT = 2,
+    KA_TCP_SYN_RECV = 3,
+    KA_TCP_FIN_WAIT1 = 4,
+    KA_TCP_FIN_WAIT2 = 5,
+    KA_TCP_TIME_WAIT = 6,
+    KA_TCP_CLOSE = 7,
+    KA_TCP_CLOSE_WAIT = 8,
+    KA_TCP_LAST_ACK = 9,
+    KA_TCP_LISTEN = 10,
+    KA_TCP_CLOSING = 11
+};
+
+/* The kernel's view of a connection; -1 where the kernel does not tell. */
+struct ka_info {
+    int64_t state; /* enum ka_tcp_state */
+    int64_t retransmits;
+    int64_t probes; /* unanswered keepalive or zero-window probes */
+    int64_t backoff;
+    int64_t rto_us;
+    int64_t rtt_us;
+    int64_t rttvar_us;
+    int64_t min_rtt_us;
+    int64_t unacked; /* segments */
+    int64_t last_data_sent_ms;
+    int64_t last_data_recv_ms;
+    int64_t last_ack_recv_ms;
+    int64_t total_retrans;
+    int64_t bytes_acked;
+    int64_t bytes_received;
+    int64_t segs_out;
+    int64_t segs_in;
+    int64_t notsent_bytes;
+    int64_t data_segs_in;
+    int64_t data_segs_out;
+    int64_t bytes_sent;
+    int64_t bytes_retrans;
+    int64_t snd_wnd;
+};
+
+int ka_info(ka_sock sock, struct ka_info *info);
+
+/* What poll() shows, and how many bytes wait to be read. Takes nothing from
+ * the owner: no recv, no MSG_PEEK, no SO_ERROR. */
+struct ka_pending {
+    int32_t error;  /* POLLERR */
+    int32_t hangup; /* POLLHUP */
+    int64_t unread;
+};
+int ka_pending(ka_sock sock, struct ka_pending *pending);
+
+enum ka_liveness {
+    KA_ALIVE = 0,
+    KA_OPEN = 1,
+    KA_PEER_CLOSED = 2,
+    KA_RESET = 3,
+    KA_DEAD = 4,
+    KA_SILENT = 5,
+    KA_UNKNOWN = 6,
+    KA_ASKING = 7 /* of a witness only: nothing decided yet, look again */
+};
+
+enum ka_reason {
+    KA_WHY_HEARD = 0,          /* a segment arrived a moment ago */
+    KA_WHY_ANSWERED = 1,       /* a segment arrived since the witness began */
+    KA_WHY_QUIET = 2,          /* open, nothing proved */
+    KA_WHY_UNANSWERED = 3,     /* open, but questions are outstanding */
+    KA_WHY_CONNECTING = 4,     /* the handshake has not finished */
+    KA_WHY_FIN = 5,            /* the peer has ended its sending side */
+    KA_WHY_RST = 6,            /* ended by a reset */
+    KA_WHY_TIMED_OUT = 7,      /* ended by the kernel's own timers */
+    KA_WHY_RST_OR_TIMEOUT = 8, /* ended, by the one or the other */
+    KA_WHY_CLOSED = 9,         /* ended, and no error is pending */
+    KA_WHY_NO_ANSWER = 10,     /* asked in vain */
+    KA_WHY_NO_QUESTION = 11,   /* the kernel had no chance to ask */
+    KA_WHY_MUST_ASK = 12,      /* KA_ASKING: somebody must send a question */
+    KA_WHY_KERNEL_ASKS = 13    /* KA_ASKING: retransmissions are questions */
+};
+
+struct ka_verdict {
+    int32_t state;      /* enum ka_liveness */
+    int32_t reason;     /* enum ka_reason */
+    int32_t err;        /* errno that the owner will be told, 0 unknown */
+    int32_t asked;      /* questions that left on behalf of this witness */
+    int64_t heard_ms;   /* since the last segment, -1 unknown */
+    int64_t unread;     /* bytes */
+    int64_t unanswered; /* probes or retransmissions not answered so far */
+};
+
+/* Judge without asking. -ENOTCONN for a socket that was never connected,
+ * -EOPNOTSUPP for a listening one, -ENOPROTOOPT for what is not TCP. */
+int ka_check(ka_sock sock, struct ka_verdict *verdict);
+
+/* A witness says whether the peer has been heard since it began. It changes
+ * nothing; any number of them may look at one socket. `asked` are the
+ * questions put so far by a ka_question; the kernel's own are added. */
+struct ka_witness {
+    ka_sock sock;
+    uint64_t identity;
+    int64_t began_ms;
+    struct ka_info first;
+};
+int ka_witness_begin(struct ka_witness *witness, ka_sock sock, int64_t now_ms,
+                     struct ka_verdict *verdict);
+/* -EBADF when the descriptor has come to mean another socket. */
+int ka_witness_look(struct ka_witness *witness, int32_t asked, int64_t now_ms,
+                    struct ka_verdict *verdict);
+/* The verdict when no time is left. */
+int ka_witness_give_up(struct ka_witness *witness, int32_t asked,
+                       int64_t now_ms, struct ka_verdict *verdict);
+
+/* The questions put to one socket: at most one of these per socket. The
+ * options are borrowed from the first ask to the end, and no probe can kill
+ * the connection meanwhile. */
+struct ka_question {
+    ka_sock sock;
+    uint64_t identity;
+    int32_t borrowed; /* options are changed, `saved` holds the owner's */
+    int32_t asked;
+    int64_t asked_ms;
+    struct ka_policy saved;
+};
+#define KA_ASK_SPACING_MS 750
+
+void ka_question_begin(struct ka_question *question, ka_sock sock,
+                       uint64_t identity);
+/* Ask now, unless the last question is younger than KA_ASK_SPACING_MS.
+ * 1 when a question was put, 0 when not. */
+int ka_question_ask(struct ka_question *question, int64_t now_ms,
+                    struct ka_fault *fault);
+/* Give the options back; also right when nothing was asked, and twice. */
+int ka_question_end(struct ka_question *question, struct ka_fault *fault);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

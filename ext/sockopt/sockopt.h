@@ -1,0 +1,28 @@
+/* sockopt.h - what each operating system's file must provide.
+ *
+ * One file per OS, the same functions in each: ka_supported, ka_option_name,
+ * ka_option_range, ka_get, ka_set, ka_kind, ka_identify, ka_info, ka_pending
+ * (declared in stillalive.h) and those below. What an OS cannot do is
+ * -ENOPROTOOPT, never a guess. core/policy.c and core/liveness.c build on
+ * these and hold everything that is the same everywhere.
+ */
+#ifndef KA_SOCKOPT_H
+#define KA_SOCKOPT_H
+
+#include "stillalive.h"
+
+/* The order in which a policy must be set for it to take effect at once. */
+extern const int ka_set_order[KA_OPTIONS];
+
+/* Make the kernel send one question to the peer's kernel now. `first` on the
+ * first call of a ka_question: the options that keep a probe from killing
+ * are set only then. The caller has saved all options. */
+int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int first,
+              struct ka_fault *fault);
+
+/* Put back what ka_os_ask changed, in an order that arms no timer it need
+ * not arm. */
+int ka_os_unask(ka_sock sock, const struct ka_policy *saved,
+                struct ka_fault *fault);
+
+#endif

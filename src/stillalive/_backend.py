@@ -1,0 +1,109 @@
+"""What both backends provide, and the numbers they share with the C core."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+Values = tuple[int, int, int, int, int, int]
+"""(enabled, idle s, interval s, count, user_timeout ms, rto_max ms); LEAVE where not set."""
+
+Verdict = tuple[int, int, int, int, int, int, int]
+"""(state, reason, errno, asked, heard_ms, unread, unanswered)."""
+
+LEAVE = -1
+ENABLED, IDLE, INTERVAL, COUNT, USER_TIMEOUT, RTO_MAX = range(6)
+
+ALIVE, OPEN, PEER_CLOSED, RESET, DEAD, SILENT, UNKNOWN, ASKING = range(8)
+
+(
+    WHY_HEARD,
+    WHY_ANSWERED,
+    WHY_QUIET,
+    WHY_UNANSWERED,
+    WHY_CONNECTING,
+    WHY_FIN,
+    WHY_RST,
+    WHY_TIMED_OUT,
+    WHY_RST_OR_TIMEOUT,
+    WHY_CLOSED,
+    WHY_NO_ANSWER,
+    WHY_NO_QUESTION,
+    WHY_MUST_ASK,
+    WHY_KERNEL_ASKS,
+) = range(14)
+
+ASK_SPACING_MS = 750
+
+ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = range(1, 7)
+CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = range(7, 12)
+
+
+class Info(NamedTuple):
+    """The kernel's counters of one connection, in its own units; -1 is not told."""
+
+    state: int
+    retransmits: int
+    probes: int
+    backoff: int
+    rto_us: int
+    rtt_us: int
+    rttvar_us: int
+    min_rtt_us: int
+    unacked: int
+    last_data_sent_ms: int
+    last_data_recv_ms: int
+    last_ack_recv_ms: int
+    total_retrans: int
+    bytes_acked: int
+    bytes_received: int
+    segs_out: int
+    segs_in: int
+    notsent_bytes: int
+    data_segs_in: int
+    data_segs_out: int
+    bytes_sent: int
+    bytes_retrans: int
+    snd_wnd: int
+
+
+class PolicyLike(Protocol):
+    def __init__(self, values: Values) -> None: ...
+    def apply(self, fd: int) -> None: ...
+
+
+class WitnessLike(Protocol):
+    def __init__(self, fd: int) -> None: ...
+    @property
+    def identity(self) -> int: ...
+    def begin(self, now_ms: int) -> Verdict: ...
+    def look(self, asked: int, now_ms: int) -> Verdict: ...
+    def give_up(self, asked: int, now_ms: int) -> Verdict: ...
+
+
+class QuestionLike(Protocol):
+    def __init__(self, fd: int, identity: int) -> None: ...
+    @property
+    def asked(self) -> int: ...
+    @property
+    def saved(self) -> Values | None: ...
+    def ask(self, now_ms: int) -> bool: ...
+    def end(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A module that talks to the kernel."""
+
+    NAME: str
+    Policy: type[PolicyLike]
+    Witness: type[WitnessLike]
+    Question: type[QuestionLike]
+
+    def supported(self) -> int: ...
+    def option_name(self, option: int) -> str: ...
+    def option_range(self, option: int) -> tuple[int, int] | None: ...
+    def kind(self, fd: int) -> tuple[int, int, int, bool]: ...
+    def identify(self, fd: int) -> int: ...
+    def read_options(self, fd: int) -> Values: ...
+    def apply_options(self, fd: int, values: Values) -> Values: ...
+    def tcp_info(self, fd: int) -> tuple[int, ...]: ...
+    def check(self, fd: int) -> Verdict: ...

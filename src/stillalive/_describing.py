@@ -1,0 +1,217 @@
+"""What ``describe`` returns, and the warnings it gives."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from . import _backend as b
+from . import _rules as rules
+from ._values import plain
+from .policy import KeepAlive
+from .presets import PRESETS
+
+__all__ = ["Description", "TcpInfo", "TcpState", "tcp_info_of", "warnings_for"]
+
+
+_NOT_MEASURED = 2**32 - 1
+"""What Linux gives for min_rtt before the first round trip."""
+
+_WELL_KNOWN = ("aws-nlb", "azure-lb")
+"""One of these is named when idle is longer than it takes them to forget."""
+
+
+class TcpState(enum.IntEnum):
+    """Name the state of a TCP connection (RFC 9293), with Linux's numbers."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+
+
+@dataclass(frozen=True, slots=True)
+class TcpInfo:
+    """Hold the kernel's view of a connection; times are seconds, None is not told here."""
+
+    state: TcpState
+    retransmits: int | None
+    """Retransmissions of the oldest segment, not answered so far."""
+    probes: int | None
+    """Keepalive or zero-window probes, not answered so far."""
+    backoff: int | None
+    rto: float | None
+    rtt: float | None
+    rttvar: float | None
+    min_rtt: float | None
+    unacked: int | None
+    """Segments sent and not acknowledged."""
+    last_data_sent: float | None
+    last_data_recv: float | None
+    last_ack_recv: float | None
+    total_retrans: int | None
+    bytes_acked: int | None
+    bytes_received: int | None
+    segs_out: int | None
+    segs_in: int | None
+    notsent_bytes: int | None
+    data_segs_in: int | None
+    data_segs_out: int | None
+    bytes_sent: int | None
+    bytes_retrans: int | None
+    snd_wnd: int | None
+
+    @property
+    def heard_ago(self) -> float | None:
+        """Seconds since the last segment from the peer."""
+        told = [t for t in (self.last_data_recv, self.last_ack_recv) if t is not None]
+        return min(told, default=None)
+
+
+def tcp_info_of(info: b.Info) -> TcpInfo:
+    """Translate the backends' integers; a listener's counters mean something else."""
+    values: dict[str, object] = {}
+    silent = info.state == b.LISTEN
+    for name, value in info._asdict().items():
+        known = not silent and 0 <= value and value != _NOT_MEASURED
+        if name == "state":
+            values[name] = TcpState(value)
+        elif name.endswith("_us"):
+            values[name[:-3]] = value / 1_000_000 if known else None
+        elif name.endswith("_ms"):
+            values[name[:-3]] = value / 1000 if known else None
+        else:
+            values[name] = value if known else None
+    return TcpInfo(**values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Hold what the kernel will do about a peer that vanishes; times are seconds."""
+
+    enabled: bool
+    idle: int
+    interval: int
+    count: int
+    user_timeout: float | None
+    rto_max: float | None
+    pending: bool
+    """True while a user_timeout waits for the connection to prove itself."""
+    detects_idle_within: float | None
+    """Silence after which an idle connection is given up (nominal); None is never."""
+    detects_in_flight_within: float | None
+    """Time from an unanswered write to the end of the connection."""
+    detects_any_within: float | None
+    """Worst case: the first write comes just before the idle death would."""
+    tcp_info: TcpInfo
+    warnings: list[str]
+
+
+def bounds(held: KeepAlive) -> tuple[float | None, float | None, float | None]:
+    """Return the idle, in-flight and any bound of what a socket holds."""
+    return held.detects_idle_within, held.detects_in_flight_within, held.detects_any_within
+
+
+def warnings_for(
+    held: KeepAlive, info: TcpInfo, pending_ms: int | None, retries2: int
+) -> list[str]:
+    """Say in plain words, with the number, what may surprise the owner."""
+    found = _about_idle(held) if held.enabled else _about_off(held)
+    found += _about_in_flight(held, info, retries2)
+    if pending_ms is not None:
+        found.append(
+            f"user_timeout {plain(pending_ms / 1000)} s is set as soon as the peer has answered: "
+            "the connection had been idle for longer than the new idle time"
+        )
+    if info.state is TcpState.LISTEN:
+        found.append(
+            "this socket listens: connections accepted from now on inherit these values, "
+            "those already in the queue do not"
+        )
+    return found
+
+
+def _about_off(held: KeepAlive) -> list[str]:
+    found = ["keepalive is off: a peer that vanishes is never noticed while idle"]
+    if held.user_timeout:
+        found.append(
+            f"user_timeout {plain(held.user_timeout)} s without keepalive bounds only unanswered "
+            "writes"
+        )
+    return found
+
+
+def _about_idle(held: KeepAlive) -> list[str]:
+    idle, interval, count = held.idle or 0, held.interval or 0, held.count or 0
+    found = []
+    for preset in (PRESETS[name] for name in _WELL_KNOWN):
+        if preset.timeout < idle:
+            found.append(
+                f"idle {plain(idle)} s is longer than the {plain(preset.timeout)} s after which "
+                f"{preset.title} forgets the flow"
+            )
+            break
+    user_timeout = held.user_timeout or 0.0
+    if user_timeout > 0:
+        found += _about_agreement(idle, interval, count, user_timeout)
+    elif count == 1:
+        found.append(f"count 1: a single lost probe ends the connection after {plain(interval)} s")
+    return found
+
+
+def _about_agreement(
+    idle: float, interval: float, count: int, user_timeout: float
+) -> list[str]:
+    found = []
+    death = rules.idle_death(idle, interval, count, user_timeout)
+    nominal = idle + interval * count
+    if death != nominal:
+        found.append(
+            f"user_timeout {plain(user_timeout)} s overrides count {count}: an idle connection is "
+            f"given up after {plain(death)} s, not {plain(nominal)} s"
+        )
+    if user_timeout <= idle + interval:
+        found.append(
+            f"user_timeout {plain(user_timeout)} s is not longer than idle + interval "
+            f"({plain(idle + interval)} s): a single lost probe ends the connection"
+        )
+    if user_timeout > idle and (user_timeout - idle) % interval == 0:
+        found.append(
+            f"user_timeout {plain(user_timeout)} s falls on a probe: a few milliseconds decide "
+            f"between {plain(user_timeout)} s and {plain(user_timeout + interval)} s"
+        )
+    return found
+
+
+def _about_in_flight(held: KeepAlive, info: TcpInfo, retries2: int) -> list[str]:
+    found = []
+    if held.user_timeout:
+        found.append(
+            f"a live peer that does not read for {plain(held.user_timeout)} s (zero window) is "
+            "ended by user_timeout; spare_stalled avoids that"
+        )
+    elif held.user_timeout is not None:
+        within = held.detects_in_flight_within or 0.0
+        found.append(
+            f"user_timeout is off: a peer that vanishes with data in flight is noticed only after "
+            f"about {plain(round(within))} s (tcp_retries2 = {retries2})"
+        )
+    if info.rto is not None and info.rto > 2 and info.state is TcpState.ESTABLISHED:
+        found.append(
+            f"the retransmission timeout is {plain(info.rto)} s now: until a shorter round trip "
+            "is measured, an unanswered write is noticed twice that much later"
+        )
+    interval, count = held.interval or 0, held.count or 0
+    if held.enabled and info.rtt and info.rtt >= interval * count:
+        found.append(
+            f"the round trip of {plain(info.rtt)} s is not shorter than interval * count "
+            f"({plain(interval * count)} s): a live peer cannot answer in time"
+        )
+    return found

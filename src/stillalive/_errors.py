@@ -1,0 +1,69 @@
+"""The exceptions of this package, and the one place that builds them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+
+__all__ = ["NotSupportedError", "StillAliveError"]
+
+Kind = tuple[int, int, int, bool]
+
+_SINCE = {
+    "TCP_USER_TIMEOUT": "Linux 2.6.37, and never for MPTCP sockets",
+    "TCP_RTO_MAX_MS": "Linux 6.15, and never for MPTCP sockets",
+}
+_MPTCP = 262
+
+
+class StillAliveError(Exception):
+    """Be the base of the exceptions that only this package raises."""
+
+
+class NotSupportedError(StillAliveError, OSError):
+    """Say that this OS, or this kind of socket, cannot do what was asked.
+
+    ``errno`` is ``ENOPROTOOPT`` or ``EOPNOTSUPP``; the message names the
+    option or call, what the socket is, and the version that has it.
+    """
+
+
+def os_name() -> str:
+    """Name this operating system and its release, for messages."""
+    return f"{os.uname().sysname} {os.uname().release}" if hasattr(os, "uname") else sys.platform
+
+
+def describe_kind(kind: Kind | None) -> str:
+    """Say in words what (family, type, protocol, listening) is."""
+    if kind is None:
+        return "this socket"
+    family, type_, protocol, listening = kind
+    if family == getattr(socket, "AF_UNIX", None):
+        return "an AF_UNIX socket"
+    if type_ == socket.SOCK_DGRAM:
+        return "a UDP socket"
+    if type_ != socket.SOCK_STREAM or family not in (socket.AF_INET, socket.AF_INET6):
+        return f"a socket of family {family}, type {type_}"
+    if protocol == _MPTCP:
+        return "an MPTCP socket"
+    return "a listening TCP socket" if listening else "a TCP socket"
+
+
+def not_supported(what: str, kind: Kind | None = None, code: int = errno.ENOPROTOOPT) -> OSError:
+    """Build the error for something this OS or this socket does not have."""
+    since = next((text for name, text in _SINCE.items() if name in what), None)
+    text = f"{what}: not supported on {describe_kind(kind)} by {os_name()}"
+    if since is not None:
+        text += f" (it needs {since})"
+    return NotSupportedError(code, text)
+
+
+def fault(code: int, call: str, kind: Kind | None) -> OSError:
+    """Build the error for a system call that failed with `code`."""
+    if code in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
+        return not_supported(call, kind, code)
+    if code == errno.ENOTCONN:
+        return OSError(code, f"{call}: this socket was never connected")
+    return OSError(code, f"{call}: {os.strerror(code)}")

@@ -1,0 +1,54 @@
+"""The pure-Python backend: the same functions as the compiled one.
+
+It needs nothing but the standard library, serves where no wheel fits, and is
+the model and the opponent of the compiled backend in tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ._verdict import Question, Witness, check
+
+if sys.platform == "linux":
+    from ._linux import (
+        Policy,
+        apply_options,
+        identify,
+        kind,
+        option_name,
+        option_range,
+        read_options,
+        supported,
+        tcp_info,
+    )
+else:
+    from ._none import (
+        Policy,
+        apply_options,
+        identify,
+        kind,
+        option_name,
+        option_range,
+        read_options,
+        supported,
+        tcp_info,
+    )
+
+NAME = "pure"
+
+__all__ = [
+    "NAME",
+    "Policy",
+    "Question",
+    "Witness",
+    "apply_options",
+    "check",
+    "identify",
+    "kind",
+    "option_name",
+    "option_range",
+    "read_options",
+    "supported",
+    "tcp_info",
+]

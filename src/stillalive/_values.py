@@ -1,0 +1,49 @@
+"""Check the numbers that callers give: one wording for every argument."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import SupportsIndex
+
+__all__ = ["Seconds", "as_count", "as_flag", "as_seconds", "plain"]
+
+Seconds = int | float
+
+
+def plain(value: float) -> str:
+    """Write a number of seconds without superfluous digits."""
+    return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def as_seconds(name: str, value: object, *, zero: bool = False) -> Seconds:
+    """Return `value` as a finite number of seconds, or raise naming `name`.
+
+    ``TypeError`` for what is no number, ``ValueError`` for NaN, infinity,
+    negative numbers, and 0 unless `zero` allows it.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={value!r}: must be a number of seconds (int or float)")
+    seconds: Seconds = value if isinstance(value, (int, float)) else float(value)
+    allowed = "0 or more seconds" if zero else "more than 0 seconds"
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        raise ValueError(f"{name}={value!r}: must be finite and {allowed}")
+    return seconds
+
+
+def as_count(name: str, value: object) -> int:
+    """Return `value` as a positive int, or raise naming `name`."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name}={value!r}: must be an int")
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name}={value!r}: must be 1 or more")
+    return number
+
+
+def as_flag(name: str, value: object) -> bool:
+    """Return `value` if it is True or False, or raise naming `name`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: must be True or False")
+    return value

@@ -1,0 +1,238 @@
+"""Set the kernel's keepalive on a socket, and read back what it will do."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import _asking, _impl, _pending
+from . import _backend as b
+from ._describing import Description, bounds, tcp_info_of, warnings_for
+from ._errors import not_supported
+from ._host import host
+from ._planning import Wishes
+from ._sockets import SocketLike, as_fd
+from ._values import Seconds, plain
+from .policy import KeepAlive, as_wishes, from_values, marked, planned
+
+__all__ = ["describe", "tune"]
+
+_CONNECTED = frozenset((b.ESTABLISHED, b.FIN_WAIT1, b.FIN_WAIT2, b.CLOSE_WAIT))
+_NAMES = ("enabled", "idle", "interval", "count", "user_timeout", "rto_max")
+
+
+def tune(
+    sock: SocketLike,
+    policy: KeepAlive | None = None,
+    /,
+    *,
+    idle: Seconds | None = None,
+    interval: Seconds | None = None,
+    count: int | None = None,
+    user_timeout: Seconds | None = None,
+    rto_max: Seconds | None = None,
+    detect_within: Seconds | None = None,
+    middlebox: Seconds | str | None = None,
+    tolerate: Seconds | None = None,
+    spare_stalled: bool = False,
+    best_effort: bool = False,
+) -> KeepAlive:
+    """Set keepalive on a socket, by values or by wishes, and return what the kernel holds.
+
+    :param sock: TCP socket: socket, TLS socket, descriptor, object with
+        fileno(), asyncio or uvloop transport, StreamWriter; connected,
+        unconnected or listening.
+    :param policy: a :class:`KeepAlive`; else keywords. Values as in
+        :class:`KeepAlive`, wishes as in :meth:`KeepAlive.plan`; on a
+        connected socket detect_within may be 3 s, and the live round trip
+        time is used. Values given beside wishes replace planned ones if the
+        wishes still hold.
+    :param best_effort: leave out what this system or socket cannot do and
+        name it in ``.unsupported`` instead of raising.
+
+    Seconds, int or float. All or nothing: a failure restores what was
+    changed. ``.pending`` is True where user_timeout is set a moment later: a
+    connection idle for longer than the new idle time must first answer a
+    probe, because one lost probe would end it.
+
+    Linux: accepted sockets inherit everything from a tuned listener. MPTCP
+    sockets have no user_timeout. Other systems: NotSupportedError so far.
+    Threads: any. Errors: TypeError, ValueError (before the first system
+    call), NotSupportedError naming the option, OSError naming the call.
+    Source: tcp(7), net/ipv4/tcp.c, RFC 1122 4.2.3.6, RFC 5482.
+
+    >>> a, b = tcp_pair()
+    >>> held = tune(a, detect_within=30)
+    >>> held.detects_idle_within <= 30 and held.detects_in_flight_within <= 30
+    True
+    >>> tune(a, KeepAlive.OFF).enabled
+    False
+    """
+    wishes = as_wishes(detect_within, middlebox, tolerate, spare_stalled)
+    given = KeepAlive(
+        idle=idle, interval=interval, count=count, user_timeout=user_timeout, rto_max=rto_max
+    )
+    if policy is not None and not isinstance(policy, KeepAlive):
+        raise TypeError(f"policy={policy!r}: must be a KeepAlive (values and wishes are keywords)")
+    if (policy is None) == (given.enabled is None and not wishes.any()):
+        raise TypeError("tune() takes either a KeepAlive or keywords, not both and not neither")
+    explicit = given if policy is None else policy
+    explicit.values()  # the ranges, before anything is asked of the socket
+    fd = as_fd(sock)
+    with _asking.owned(fd):
+        return _tune(fd, explicit, wishes, best_effort)
+
+
+class _Socket(NamedTuple):
+    """What a socket holds before it is tuned."""
+
+    held: b.Values
+    info: b.Info
+    identity: int
+
+    @property
+    def options(self) -> int:
+        return sum(1 << option for option, value in enumerate(self.held) if value != b.LEAVE)
+
+    @property
+    def connected(self) -> bool:
+        return self.info.state in _CONNECTED
+
+
+def _tune(fd: int, explicit: KeepAlive, wishes: Wishes, best_effort: bool) -> KeepAlive:
+    backend = _impl.backend
+    before = _Socket(
+        backend.read_options(fd), b.Info(*backend.tcp_info(fd)), backend.identify(fd)
+    )
+    rto = before.info.rto_us / 1_000_000 if before.connected else None
+    values = _wanted(before, explicit, wishes, rto, best_effort)
+    values, unsupported = _supported(before, values, best_effort)
+    waiting = _pending.target(fd)
+    if waiting is not None and values[b.USER_TIMEOUT] == b.LEAVE:
+        values = _replace(values, b.USER_TIMEOUT, waiting)
+    final = tuple(v if v != b.LEAVE else h for v, h in zip(values, before.held, strict=True))
+    later = _must_wait(before, final, values)
+    if later:
+        after = backend.apply_options(fd, _replace(values, b.USER_TIMEOUT, 0))
+        patience = final[b.IDLE] + final[b.INTERVAL] * final[b.COUNT]
+        _pending.add(fd, before.identity, final[b.USER_TIMEOUT], patience)
+    else:
+        after = backend.apply_options(fd, values)
+        _pending.forget(before.identity)
+    return marked(from_values(after, rto), pending=later, unsupported=unsupported)
+
+
+def _wanted(
+    before: _Socket,
+    explicit: KeepAlive,
+    wishes: Wishes,
+    rto: float | None,
+    best_effort: bool,
+) -> b.Values:
+    chosen = explicit.values()
+    if not wishes.any():
+        return chosen
+    live = Wishes(
+        wishes.detect_within, wishes.middlebox, wishes.tolerate, wishes.spare_stalled, rto=rto,
+        rtt=before.info.rtt_us / 1_000_000 if before.connected else None,
+    )
+    plan = planned(live, before.options, best_effort).values()
+    if explicit.enabled is None:
+        return plan
+    merged = tuple(c if c != b.LEAVE else p for c, p in zip(chosen, plan, strict=True))
+    _still_holds(from_values(merged, live.assumed_rto), live, explicit)  # type: ignore[arg-type]
+    return merged  # type: ignore[return-value]
+
+
+def _still_holds(merged: KeepAlive, wishes: Wishes, explicit: KeepAlive) -> None:
+    problem = None
+    wish = wishes.detect_within
+    for bound in (merged.detects_idle_within, merged.detects_in_flight_within):
+        if wish is not None and bound is not None and bound > wish:
+            problem = f"detect_within={plain(wish)}: the peer would be told after {plain(bound)} s"
+    if wishes.middlebox is not None and merged.idle is not None:
+        if merged.idle > wishes.middlebox / 2:
+            problem = f"middlebox={plain(wishes.middlebox)}: idle must not exceed half of it"
+    if wishes.spare_stalled and merged.user_timeout:
+        problem = "spare_stalled=True: a user_timeout ends a peer that does not read"
+    if wishes.tolerate is not None and merged.interval is not None and merged.count is not None:
+        longest = merged.interval * (merged.count - 1)
+        if longest < wishes.tolerate:
+            problem = f"tolerate={plain(wishes.tolerate)}: at most {plain(longest)} s would be"
+    if problem is not None:
+        raise ValueError(f"{explicit!r} contradicts {problem}")
+
+
+def _supported(
+    before: _Socket, values: b.Values, best_effort: bool
+) -> tuple[b.Values, tuple[str, ...]]:
+    missing = [
+        option
+        for option, value in enumerate(values)
+        if value != b.LEAVE and before.held[option] == b.LEAVE
+    ]
+    for option in missing:
+        if not best_effort:
+            backend = _impl.backend
+            raise not_supported(f"{_NAMES[option]} ({backend.option_name(option)})", None)
+        values = _replace(values, option, b.LEAVE)
+    return values, tuple(_NAMES[option] for option in missing)
+
+
+def _replace(values: b.Values, option: int, value: int) -> b.Values:
+    changed = list(values)
+    changed[option] = value
+    return tuple(changed)  # type: ignore[return-value]
+
+
+def _must_wait(before: _Socket, final: tuple[int, ...], values: b.Values) -> bool:
+    """Tell whether the user timeout could end a live connection after one lost probe."""
+    if not before.connected or final[b.ENABLED] != 1 or final[b.USER_TIMEOUT] <= 0:
+        return False
+    if final == before.held or all(value == b.LEAVE for value in values):
+        return False
+    info = before.info
+    silent_ms = min(info.last_ack_recv_ms, info.last_data_recv_ms)
+    return silent_ms > final[b.IDLE] * 1000 or info.retransmits > 0 or info.probes > 0
+
+
+def describe(sock: SocketLike) -> Description:
+    """Say what the kernel will do about a peer that vanishes.
+
+    :param sock: as for :func:`tune`.
+
+    Reads the values (the system's defaults folded in), the kernel's view of
+    the connection, and derives the bounds in seconds; changes nothing. While
+    a probe has borrowed options, the owner's are shown. ``warnings`` says in
+    plain words, with the number, what may surprise.
+
+    Other systems than Linux: NotSupportedError so far. Threads: any. Errors:
+    NotSupportedError for UDP and AF_UNIX, OSError(EBADF) for a closed socket,
+    TypeError. Source: tcp(7), net/ipv4/tcp_timer.c.
+
+    >>> a, b = tcp_pair()
+    >>> describe(a).warnings[0]
+    'keepalive is off: a peer that vanishes is never noticed while idle'
+    """
+    fd = as_fd(sock)
+    info = b.Info(*_impl.backend.tcp_info(fd))
+    values = _asking.held_by_owner(fd)
+    pending_ms = _pending.target(fd)
+    rto = info.rto_us / 1_000_000 if info.state in _CONNECTED else None
+    held = from_values(values, rto)
+    idle, in_flight, any_ = bounds(held)
+    retries2 = host().retries2
+    shown = tcp_info_of(info)
+    return Description(
+        enabled=values[b.ENABLED] == 1,
+        idle=values[b.IDLE],
+        interval=values[b.INTERVAL],
+        count=values[b.COUNT],
+        user_timeout=held.user_timeout,
+        rto_max=held.rto_max,
+        pending=pending_ms is not None,
+        detects_idle_within=idle,
+        detects_in_flight_within=in_flight,
+        detects_any_within=any_,
+        tcp_info=shown,
+        warnings=warnings_for(held, shown, pending_ms, retries2),
+    )

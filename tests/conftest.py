@@ -1,0 +1,54 @@
+"""Fixtures that every test may use: both implementations, and real connections."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stillalive import _impl
+from stillalive._backend import Backend
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def _implementations() -> list[str]:
+    try:
+        _impl.choose("c")
+    except ImportError:
+        return ["pure"]
+    return ["c", "pure"]
+
+
+@pytest.fixture(params=_implementations())
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Run the test once on each implementation."""
+    chosen = _impl.choose(request.param)
+    monkeypatch.setattr(_impl, "backend", chosen)
+    return chosen
+
+
+def connect(family: int = socket.AF_INET) -> Pair:
+    """Return two connected TCP sockets on loopback."""
+    host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    with socket.create_server((host, 0), family=family) as listener:
+        client = socket.create_connection(listener.getsockname()[:2], timeout=5)
+        server, _ = listener.accept()
+    client.settimeout(None)
+    return client, server
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[Callable[..., Pair]]:
+    """Make pairs of connected sockets that are closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(family: int = socket.AF_INET) -> Pair:
+            client, server = connect(family)
+            stack.enter_context(client)
+            stack.enter_context(server)
+            return client, server
+
+        yield make
