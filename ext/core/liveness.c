@@ -110,13 +110,20 @@ static int judge(ka_sock sock, const struct ka_info *info,
     verdict->heard_ms = heard_ms(info);
     verdict->unread = pending.unread;
     verdict->unanswered = unanswered(info);
+    if (pending.fin && !pending.error) {
+        decide(verdict, KA_PEER_CLOSED, KA_WHY_FIN);
+        return 0;
+    }
     switch (info->state) {
         case KA_TCP_LISTEN:
             return -EOPNOTSUPP;
         case KA_TCP_CLOSE:
             if (!pending.error && info->segs_in <= 0 && info->segs_out <= 0)
                 return -ENOTCONN;
-            judge_ended(sock, info, &pending, first, verdict);
+            if (pending.hangup || pending.error)
+                judge_ended(sock, info, &pending, first, verdict);
+            else /* MPTCP: its first subflow is gone, others carry on */
+                decide(verdict, KA_OPEN, KA_WHY_QUIET);
             return 0;
         case KA_TCP_SYN_SENT:
         case KA_TCP_SYN_RECV:

@@ -153,6 +153,7 @@ int ka_info(ka_sock sock, struct ka_info *info);
 struct ka_pending {
     int32_t error;  /* POLLERR */
     int32_t hangup; /* POLLHUP */
+    int32_t fin;    /* the peer's end, where TCP_INFO does not show it */
     int64_t unread;
 };
 int ka_pending(ka_sock sock, struct ka_pending *pending);

@@ -42,6 +42,7 @@
 /* Headers older than the kernel lack these. */
 #define KA_TCP_USER_TIMEOUT 18
 #define KA_TCP_RTO_MAX_MS 44
+#define KA_IPPROTO_MPTCP 262
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
 #endif
@@ -203,7 +204,8 @@ int ka_info(ka_sock sock, struct ka_info *info) {
 }
 
 int ka_pending(ka_sock sock, struct ka_pending *pending) {
-    struct pollfd seen = {.fd = sock, .events = POLLIN};
+    struct pollfd seen = {.fd = sock, .events = POLLIN | POLLRDHUP};
+    int32_t protocol = 0;
     int unread = 0;
 
     if (poll(&seen, 1, 0) < 0)
@@ -213,9 +215,16 @@ int ka_pending(ka_sock sock, struct ka_pending *pending) {
     /* EINVAL: a listening socket, which has no bytes. */
     if ((seen.revents & POLLIN) && ioctl(sock, SIOCINQ, &unread) < 0)
         unread = 0;
+    /* On TCP this bit may be our own shutdown(SHUT_RD), and the state tells
+     * the peer's FIN. An MPTCP connection ends above its subflows, whose
+     * states TCP_INFO shows. */
+    if (seen.revents & POLLRDHUP)
+        (void)get_int(sock, SOL_SOCKET, SO_PROTOCOL, &protocol);
+    pending->fin = protocol == KA_IPPROTO_MPTCP;
     pending->error = (seen.revents & POLLERR) != 0;
     pending->hangup = (seen.revents & POLLHUP) != 0;
-    pending->unread = unread;
+    /* MPTCP counts its DATA_FIN as a byte. */
+    pending->unread = pending->fin && unread > 0 ? unread - 1 : unread;
     return 0;
 }
 

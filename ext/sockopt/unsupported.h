@@ -62,7 +62,7 @@ int ka_info(ka_sock sock, struct ka_info *info) {
 
 int ka_pending(ka_sock sock, struct ka_pending *pending) {
     (void)sock;
-    pending->error = pending->hangup = 0;
+    pending->error = pending->hangup = pending->fin = 0;
     pending->unread = 0;
     return -ENOPROTOOPT;
 }

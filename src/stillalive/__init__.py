@@ -18,8 +18,6 @@ from .policy import KeepAlive
 from .presets import PRESETS, Preset
 from .tuning import describe, tune
 
-
-
 IMPLEMENTATION: str = _impl.backend.NAME
 """``"c"`` or ``"pure"``."""
 

@@ -42,10 +42,10 @@ class Capabilities:
     calls: Mapping[str, Capability]
 
     def __getitem__(self, name: str) -> Capability:
-        found = self.options.get(name) or self.calls.get(name)
-        if found is None:
-            raise KeyError(f"{name!r} (allowed: {', '.join((*self.options, *self.calls))})")
-        return found
+        known = {**self.options, **self.calls}
+        if name not in known:
+            raise KeyError(f"{name!r} (allowed: {', '.join(known)})")
+        return known[name]
 
 
 _OPTIONS = ("enabled", "idle", "interval", "count", "user_timeout", "rto_max")

@@ -80,7 +80,7 @@ def tcp_info_of(info: b.Info) -> TcpInfo:
     values: dict[str, object] = {}
     silent = info.state == b.LISTEN
     for name, value in info._asdict().items():
-        known = not silent and 0 <= value and value != _NOT_MEASURED
+        known = not silent and value >= 0 and value != _NOT_MEASURED
         if name == "state":
             values[name] = TcpState(value)
         elif name.endswith("_us"):

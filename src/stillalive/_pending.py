@@ -123,7 +123,8 @@ def _look(entry: _Entry) -> bool:
         heard = min(info.last_ack_recv_ms, info.last_data_recv_ms) / 1000
         if heard >= waited and waited < entry.patience:
             return False
-        only_user_timeout = (b.LEAVE,) * 4 + (entry.user_timeout_ms, b.LEAVE)
+        leave = b.LEAVE
+        only_user_timeout = (leave, leave, leave, leave, entry.user_timeout_ms, leave)
         with _asking.owned(fd):
             # A tune() that came meanwhile has the last word.
             if _by_identity.get(entry.identity) is entry:

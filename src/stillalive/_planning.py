@@ -136,18 +136,27 @@ def _search(
     outage: float,
     counts: tuple[int, ...] = _COUNTS,
 ) -> Planned | None:
+    sparing = _sparing(wishes, deadline, host, outage) if wishes.spare_stalled else None
+    if wishes.spare_stalled and sparing is None:
+        return None
     most = rules.whole_budget(deadline)
     for total in range(most, 1, -max(1, most // 256)):
         for count in counts:
-            found = _candidate(wishes, deadline, host, outage, total, count)
+            probes = _probes(wishes, outage, total, count)
+            if probes is None:
+                continue
+            if sparing is not None:
+                return _planned(probes, 0.0, sparing)
+            found = _bounding(wishes, deadline, host, outage, probes)
             if found is not None:
                 return found
     return None
 
 
-def _candidate(
-    wishes: Wishes, deadline: float, host: Host, outage: float, total: int, count: int
-) -> Planned | None:
+def _probes(
+    wishes: Wishes, outage: float, total: int, count: int
+) -> tuple[int, int, int] | None:
+    """Divide `total` seconds into idle and `count` intervals, if the wishes allow it."""
     interval = min(max(1, total // (count + 1)), _MAX_TIME)
     idle = min(total - interval * count, _MAX_TIME)
     if wishes.middlebox is not None:
@@ -157,9 +166,7 @@ def _candidate(
     rtt = wishes.rtt if wishes.rtt is not None else 0.0
     if idle < 1 or not rules.survives_idle(outage, interval, count, rtt):
         return None
-    if wishes.spare_stalled:
-        return _sparing(wishes, deadline, host, outage, (idle, interval, count))
-    return _bounding(wishes, deadline, host, outage, (idle, interval, count))
+    return idle, interval, count
 
 
 def _bounding(
@@ -185,14 +192,13 @@ def _bounding(
     return _planned(probes, user_timeout, rto_max)
 
 
-def _sparing(
-    wishes: Wishes, deadline: float, host: Host, outage: float, probes: tuple[int, int, int]
-) -> Planned | None:
+def _sparing(wishes: Wishes, deadline: float, host: Host, outage: float) -> float | None:
+    """Find the longest rto_max with which retransmissions run out in time, not too early."""
     for rto_max in range(120, 0, -1):
         death = rules.in_flight_death(0.0, wishes.assumed_rto, rto_max, host.retries2)
         shortest_life = rules.retries_limit(rto_max, host.retries2)
         if death <= deadline and shortest_life - outage >= rto_max + (wishes.rtt or 0.0):
-            return _planned(probes, 0.0, float(rto_max))
+            return float(rto_max)
     return None
 
 

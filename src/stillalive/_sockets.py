@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from typing import Protocol
 
-
 __all__ = ["HasFileno", "HasSocket", "SocketLike", "as_fd"]
 
 

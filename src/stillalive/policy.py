@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from . import _backend as b
 from . import _impl
@@ -327,4 +327,4 @@ def marked(
         policy._put("_rto", rto)
     policy._put("pending", pending)
     policy._put("unsupported", unsupported)
-    return cast(KeepAlive, policy)
+    return policy

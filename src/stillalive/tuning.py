@@ -149,9 +149,9 @@ def _still_holds(merged: KeepAlive, wishes: Wishes, explicit: KeepAlive) -> None
     for bound in (merged.detects_idle_within, merged.detects_in_flight_within):
         if wish is not None and bound is not None and bound > wish:
             problem = f"detect_within={plain(wish)}: the peer would be told after {plain(bound)} s"
-    if wishes.middlebox is not None and merged.idle is not None:
-        if merged.idle > wishes.middlebox / 2:
-            problem = f"middlebox={plain(wishes.middlebox)}: idle must not exceed half of it"
+    middlebox, idle = wishes.middlebox, merged.idle
+    if middlebox is not None and idle is not None and idle > middlebox / 2:
+        problem = f"middlebox={plain(middlebox)}: idle must not exceed half of it"
     if wishes.spare_stalled and merged.user_timeout:
         problem = "spare_stalled=True: a user_timeout ends a peer that does not read"
     if wishes.tolerate is not None and merged.interval is not None and merged.count is not None:

@@ -12,6 +12,7 @@ import functools
 import select
 import socket
 import struct
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,8 +22,11 @@ from .._errors import Kind, fault, not_supported
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+assert not TYPE_CHECKING or sys.platform == "linux"
+
 _SO_PROTOCOL, _SO_DOMAIN, _SO_COOKIE = 38, 39, 57
 _TCP_INFO = 11
+_IPPROTO_MPTCP = 262
 _SIOCINQ = 0x541B
 
 # (level, number, name, lowest, highest)
@@ -221,12 +225,15 @@ class Pending(NamedTuple):
     """What poll() shows, and how many bytes wait to be read."""
 
     error: bool
+    hangup: bool
+    fin: bool
+    """The peer's end, where TCP_INFO does not show it."""
     unread: int
 
 
 def pending(fd: int) -> Pending:
     poller = select.poll()
-    poller.register(fd, select.POLLIN)
+    poller.register(fd, select.POLLIN | select.POLLRDHUP)
     shown = poller.poll(0)
     events = shown[0][1] if shown else 0
     if events & select.POLLNVAL:
@@ -237,4 +244,10 @@ def pending(fd: int) -> Pending:
             unread = struct.unpack("=i", fcntl.ioctl(fd, _SIOCINQ, bytes(4)))[0]
         except OSError:  # a listening socket has no bytes
             unread = 0
-    return Pending(bool(events & select.POLLERR), unread)
+    # On TCP POLLRDHUP may be our own shutdown(SHUT_RD), and the state tells the
+    # peer's FIN. An MPTCP connection ends above its subflows, whose states
+    # TCP_INFO shows.
+    fin = bool(events & select.POLLRDHUP) and kind(fd)[2] == _IPPROTO_MPTCP
+    if fin and unread > 0:  # MPTCP counts its DATA_FIN as a byte
+        unread -= 1
+    return Pending(bool(events & select.POLLERR), bool(events & select.POLLHUP), fin, unread)

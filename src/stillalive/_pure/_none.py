@@ -78,6 +78,8 @@ class Pending(NamedTuple):
     """What poll() shows, and how many bytes wait to be read."""
 
     error: bool
+    hangup: bool
+    fin: bool
     unread: int
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import sys
+
 from .. import _backend as b
 from .._backend import Info, Values, Verdict
 from .._errors import fault
@@ -68,10 +69,15 @@ def _judge(fd: int, info: Info, first: Info | None, waited_ms: int) -> Verdict:
     heard = _heard_ms(info)
     if info.state == b.LISTEN:
         raise fault(errno.EOPNOTSUPP, _TCP_INFO, system.kind(fd))
-    if info.state == b.CLOSE:
+    if pending.fin and not pending.error:
+        state, reason, code = b.PEER_CLOSED, b.WHY_FIN, 0
+    elif info.state == b.CLOSE:
         if not pending.error and info.segs_in <= 0 and info.segs_out <= 0:
             raise fault(errno.ENOTCONN, _TCP_INFO, None)
-        state, reason, code = _ended(fd, info, pending.error, first)
+        if pending.hangup or pending.error:
+            state, reason, code = _ended(fd, info, pending.error, first)
+        else:  # MPTCP: its first subflow is gone, others carry on
+            state, reason, code = b.OPEN, b.WHY_QUIET, 0
     elif info.state in (b.SYN_SENT, b.SYN_RECV):
         state, reason, code, heard = b.OPEN, b.WHY_CONNECTING, 0, -1
     elif info.state in (b.CLOSE_WAIT, b.LAST_ACK, b.CLOSING, b.TIME_WAIT):
