@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from . import _impl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ._backend import QuestionLike, Values
 
 __all__ = ["Session", "held_by_owner", "join", "owned"]
@@ -70,14 +67,27 @@ def _current(fd: int) -> Session | None:
     return _sessions.get(_impl.backend.identify(fd)) if _sessions else None
 
 
-@contextmanager
-def owned(fd: int) -> Iterator[None]:
+class owned:  # noqa: N801 - reads as the function it stands for
     """Have the owner's own options in force while setting some of them."""
-    with _lock:
-        session = _current(fd)
-        if session is not None:
-            session.question.end()
-        yield
+
+    __slots__ = ("_fd", "_held")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        self._held = _lock  # a fork meanwhile replaces the global one
+        self._held.acquire()
+        try:
+            session = _current(self._fd)
+            if session is not None:
+                session.question.end()
+        except BaseException:
+            self._held.release()
+            raise
+
+    def __exit__(self, *unused: object) -> None:
+        self._held.release()
 
 
 def held_by_owner(fd: int) -> Values:

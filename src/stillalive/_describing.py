@@ -75,21 +75,21 @@ class TcpInfo:
         return min(told, default=None)
 
 
+_SCALES = tuple(
+    1_000_000 if name.endswith("_us") else 1000 if name.endswith("_ms") else 0
+    for name in b.Info._fields[1:]
+)
+"""What each counter is divided by to be seconds; 0 leaves it an int."""
+
+
 def tcp_info_of(info: b.Info) -> TcpInfo:
     """Translate the backends' integers; a listener's counters mean something else."""
-    values: dict[str, object] = {}
     silent = info.state == b.LISTEN
-    for name, value in info._asdict().items():
-        known = not silent and value >= 0 and value != _NOT_MEASURED
-        if name == "state":
-            values[name] = TcpState(value)
-        elif name.endswith("_us"):
-            values[name[:-3]] = value / 1_000_000 if known else None
-        elif name.endswith("_ms"):
-            values[name[:-3]] = value / 1000 if known else None
-        else:
-            values[name] = value if known else None
-    return TcpInfo(**values)  # type: ignore[arg-type]
+    counters = [
+        None if silent or value < 0 or value == _NOT_MEASURED else value / scale if scale else value
+        for value, scale in zip(info[1:], _SCALES, strict=True)
+    ]
+    return TcpInfo(TcpState(info.state), *counters)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ class Description:
 
 def bounds(held: KeepAlive) -> tuple[float | None, float | None, float | None]:
     """Return the idle, in-flight and any bound of what a socket holds."""
-    return held.detects_idle_within, held.detects_in_flight_within, held.detects_any_within
+    idle, in_flight = held.detects_idle_within, held.detects_in_flight_within
+    any_ = None if idle is None or in_flight is None else idle + in_flight
+    return idle, in_flight, any_
 
 
 def warnings_for(
@@ -198,7 +200,9 @@ def _about_in_flight(held: KeepAlive, info: TcpInfo, retries2: int) -> list[str]
             "ended by user_timeout; spare_stalled avoids that"
         )
     elif held.user_timeout is not None:
-        within = held.detects_in_flight_within or 0.0
+        values = held.values()
+        rto_max = values[b.RTO_MAX] / 1000 if values[b.RTO_MAX] > 0 else rules.RTO_MAX_DEFAULT
+        within = rules.in_flight_death(0.0, held._rto, rto_max, retries2)
         found.append(
             f"user_timeout is off: a peer that vanishes with data in flight is noticed only after "
             f"about {plain(round(within))} s (tcp_retries2 = {retries2})"

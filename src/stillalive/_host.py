@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from dataclasses import dataclass
@@ -42,8 +43,11 @@ class SystemDefaults:
 
 def _sysctl(name: str) -> int | None:
     try:
-        with open(_SYSCTL + name, encoding="ascii") as file:
-            return int(file.read())
+        fd = os.open(_SYSCTL + name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 64))
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return None
 

@@ -65,6 +65,8 @@ def add(fd: int, identity: int, user_timeout_ms: int, patience: float) -> None:
 
 def forget(identity: int) -> None:
     """Drop what is pending for a socket: it has been tuned anew."""
+    if identity not in _by_identity:
+        return
     with _lock:
         _by_identity.pop(identity, None)
 

@@ -44,8 +44,8 @@ class Wishes:
     """The live retransmission timeout, when there is a connection."""
 
     def any(self) -> bool:
-        return bool(self.spare_stalled) or any(
-            wish is not None for wish in (self.detect_within, self.middlebox, self.tolerate)
+        return self.spare_stalled or not (
+            self.detect_within is self.middlebox is self.tolerate is None
         )
 
     @property

@@ -11,6 +11,8 @@ __all__ = ["Seconds", "as_count", "as_flag", "as_seconds", "plain"]
 
 Seconds = int | float
 
+_EXACT = (int, float)  # asking the abstract classes costs ten times as much
+
 
 def plain(value: float) -> str:
     """Write a number of seconds without superfluous digits."""
@@ -23,9 +25,11 @@ def as_seconds(name: str, value: object, *, zero: bool = False) -> Seconds:
     ``TypeError`` for what is no number, ``ValueError`` for NaN, infinity,
     negative numbers, and 0 unless `zero` allows it.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if type(value) not in _EXACT and (
+        isinstance(value, bool) or not isinstance(value, numbers.Real)
+    ):
         raise TypeError(f"{name}={value!r}: must be a number of seconds (int or float)")
-    seconds: Seconds = value if isinstance(value, (int, float)) else float(value)
+    seconds: Seconds = value if isinstance(value, (int, float)) else float(value)  # type: ignore[arg-type]
     allowed = "0 or more seconds" if zero else "more than 0 seconds"
     if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
         raise ValueError(f"{name}={value!r}: must be finite and {allowed}")
@@ -34,7 +38,9 @@ def as_seconds(name: str, value: object, *, zero: bool = False) -> Seconds:
 
 def as_count(name: str, value: object) -> int:
     """Return `value` as a positive int, or raise naming `name`."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if type(value) is not int and (
+        isinstance(value, bool) or not isinstance(value, SupportsIndex)
+    ):
         raise TypeError(f"{name}={value!r}: must be an int")
     number = operator.index(value)
     if number < 1:

@@ -55,6 +55,7 @@ class KeepAlive:
     pending: bool = field(default=False, init=False, compare=False)
     unsupported: tuple[str, ...] = field(default=(), init=False, compare=False)
     _rto: float = field(default=rules.RTO_UNKNOWN, init=False, compare=False)
+    _values: b.Values | None = field(default=None, init=False, compare=False)
 
     OFF: ClassVar[KeepAlive]
     """Switch keepalive off; everything else stays as it is."""
@@ -153,8 +154,9 @@ class KeepAlive:
             return None
         values = self.values()
         rto_max = values[b.RTO_MAX] / 1000 if values[b.RTO_MAX] > 0 else rules.RTO_MAX_DEFAULT
+        retries2 = 0 if values[b.USER_TIMEOUT] > 0 else host().retries2
         return rules.in_flight_death(
-            values[b.USER_TIMEOUT] / 1000, self._rto, rto_max, host().retries2
+            values[b.USER_TIMEOUT] / 1000, self._rto, rto_max, retries2
         )
 
     @property
@@ -172,6 +174,8 @@ class KeepAlive:
         (enabled, idle s, interval s, count, user_timeout ms, rto_max ms); -1
         where nothing is to be set. ValueError names what is out of range.
         """
+        if self._values is not None:
+            return self._values
         numbers = (
             b.LEAVE if self.enabled is None else int(self.enabled),
             _up("idle", self.idle, 1),
@@ -182,6 +186,7 @@ class KeepAlive:
         )
         for option, number in enumerate(numbers):
             _check_range(option, number, getattr(self, _NAMES[option]))
+        self._put("_values", numbers)
         return numbers
 
     def socket_options(self) -> list[tuple[int, int, int]]:
@@ -303,16 +308,19 @@ def from_values(values: b.Values, rto: float | None) -> KeepAlive:
     enabled, idle, interval, count, user_timeout, rto_max = (
         None if value == b.LEAVE else value for value in values
     )
-    on = enabled == 1
-    policy = KeepAlive(
-        idle=idle,
-        interval=interval,
-        count=count,
-        user_timeout=None if user_timeout is None else user_timeout / 1000,
-        rto_max=None if rto_max is None else rto_max / 1000,
-    )
-    policy._put("enabled", on)
-    return marked(policy, rto=rto)
+    policy = object.__new__(KeepAlive)
+    put = object.__setattr__
+    put(policy, "enabled", enabled == 1)
+    put(policy, "idle", idle)
+    put(policy, "interval", interval)
+    put(policy, "count", count)
+    put(policy, "user_timeout", None if user_timeout is None else user_timeout / 1000)
+    put(policy, "rto_max", None if rto_max is None else rto_max / 1000)
+    put(policy, "pending", False)
+    put(policy, "unsupported", ())
+    put(policy, "_rto", rules.RTO_UNKNOWN if rto is None else rto)
+    put(policy, "_values", values)
+    return policy
 
 
 def marked(

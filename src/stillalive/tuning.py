@@ -20,6 +20,10 @@ _CONNECTED = frozenset((b.ESTABLISHED, b.FIN_WAIT1, b.FIN_WAIT2, b.CLOSE_WAIT))
 _NAMES = ("enabled", "idle", "interval", "count", "user_timeout", "rto_max")
 
 
+_NO_VALUES = KeepAlive()
+_NO_WISHES = Wishes()
+
+
 def tune(
     sock: SocketLike,
     policy: KeepAlive | None = None,
@@ -67,10 +71,13 @@ def tune(
     >>> tune(a, KeepAlive.OFF).enabled
     False
     """
-    wishes = as_wishes(detect_within, middlebox, tolerate, spare_stalled)
-    given = KeepAlive(
-        idle=idle, interval=interval, count=count, user_timeout=user_timeout, rto_max=rto_max
-    )
+    wishes, given = _NO_WISHES, _NO_VALUES
+    if spare_stalled is not False or not (detect_within is middlebox is tolerate is None):
+        wishes = as_wishes(detect_within, middlebox, tolerate, spare_stalled)
+    if not (idle is interval is count is user_timeout is rto_max is None):
+        given = KeepAlive(
+            idle=idle, interval=interval, count=count, user_timeout=user_timeout, rto_max=rto_max
+        )
     if policy is not None and not isinstance(policy, KeepAlive):
         raise TypeError(f"policy={policy!r}: must be a KeepAlive (values and wishes are keywords)")
     if (policy is None) == (given.enabled is None and not wishes.any()):
@@ -118,7 +125,8 @@ def _tune(fd: int, explicit: KeepAlive, wishes: Wishes, best_effort: bool) -> Ke
     else:
         after = backend.apply_options(fd, values)
         _pending.forget(before.identity)
-    return marked(from_values(after, rto), pending=later, unsupported=unsupported)
+    held = from_values(after, rto)
+    return marked(held, pending=later, unsupported=unsupported) if later or unsupported else held
 
 
 def _wanted(
@@ -165,6 +173,8 @@ def _still_holds(merged: KeepAlive, wishes: Wishes, explicit: KeepAlive) -> None
 def _supported(
     before: _Socket, values: b.Values, best_effort: bool
 ) -> tuple[b.Values, tuple[str, ...]]:
+    if b.LEAVE not in before.held:
+        return values, ()
     missing = [
         option
         for option, value in enumerate(values)
@@ -220,7 +230,7 @@ def describe(sock: SocketLike) -> Description:
     rto = info.rto_us / 1_000_000 if info.state in _CONNECTED else None
     held = from_values(values, rto)
     idle, in_flight, any_ = bounds(held)
-    retries2 = host().retries2
+    retries2 = 0 if held.user_timeout else host().retries2
     shown = tcp_info_of(info)
     return Description(
         enabled=values[b.ENABLED] == 1,

@@ -92,10 +92,10 @@ class Handler(BaseHTTPRequestHandler):
         super().finish()
         self.session.ended_at = time.monotonic()
 
-    def log_error(self, format: str, *args: object) -> None:
+    def log_error(self, format: str, *args: object) -> None:  # noqa: A002
         self.session.error = next((a for a in args if isinstance(a, OSError)), None)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
 

@@ -1,0 +1,162 @@
+"""Show the demo's judgement: as a table with a verdict, or as one JSON document."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from .._errors import os_name
+from .._impl import backend
+from .._version import __version__
+from ._judge import GroupResult, Report, Run
+from ._show import Show, Table, Tone, paragraphs
+from ._words import counted, joined, latency, seconds
+
+__all__ = ["SCHEMA", "as_json", "summarize"]
+
+_FAILURES_SHOWN = 12
+
+SCHEMA = """\
+JSON document (schema 1; keys are only added):
+  schema command version implementation system
+  ok           true exactly if the exit status is 0
+  guard        false with --no-guard
+  connections elapsed
+  detect_within  the limit in seconds
+  tuned        what the listener holds: idle interval count user_timeout rto_max
+               detects_idle_within detects_in_flight_within; null with --no-guard
+  groups       list: name title connections healthy expected (list of states)
+               found (state: number) right latency_median latency_worst
+               ended slowest_end limit (the last three null if not required)
+  criteria     list: rule title ok kept total
+  failures     list: connection group address rule expected found
+  Times are seconds."""
+
+
+def as_json(run: Run, report: Report, elapsed: float) -> dict[str, object]:
+    """Return the document that SCHEMA describes."""
+    return {
+        "schema": 1,
+        "command": "demo",
+        "version": __version__,
+        "implementation": backend.NAME,
+        "system": os_name(),
+        "ok": report.ok,
+        "guard": run.guarded,
+        "connections": len(run.connections),
+        "elapsed": round(elapsed, 3),
+        "detect_within": run.within,
+        "tuned": _tuned(run),
+        "groups": [_group(result, run.within) for result in report.groups],
+        "criteria": [
+            {
+                "rule": criterion.rule,
+                "title": criterion.title,
+                "ok": criterion.ok,
+                "kept": criterion.kept,
+                "total": criterion.total,
+            }
+            for criterion in report.criteria
+        ],
+        "failures": [asdict(failure) for failure in report.failures],
+    }
+
+
+def _tuned(run: Run) -> dict[str, object] | None:
+    held = run.held
+    if held is None:
+        return None
+    return {
+        "idle": held.idle,
+        "interval": held.interval,
+        "count": held.count,
+        "user_timeout": held.user_timeout,
+        "rto_max": held.rto_max,
+        "detects_idle_within": held.detects_idle_within,
+        "detects_in_flight_within": held.detects_in_flight_within,
+    }
+
+
+def _group(result: GroupResult, within: float) -> dict[str, object]:
+    ends = result.group.ends
+    return {
+        "name": result.group.name,
+        "title": result.group.title,
+        "connections": result.total,
+        "healthy": result.group.healthy,
+        "expected": [state.value for state in result.group.right],
+        "found": result.found,
+        "right": result.right,
+        "latency_median": _rounded(result.median),
+        "latency_worst": _rounded(result.worst),
+        "ended": result.ended if ends else None,
+        "slowest_end": _rounded(result.slowest_end) if ends else None,
+        "limit": within if ends else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def summarize(show: Show, run: Run, report: Report, elapsed: float) -> None:
+    """Write the summary table, the criteria, the failures and the verdict."""
+    show.line()
+    show.table(_table(report))
+    show.line()
+    for criterion in report.criteria:
+        mark = "ok  " if criterion.ok else "FAIL"
+        kept = counted(criterion.kept, criterion.total)
+        tone: Tone = "good" if criterion.ok else "bad"
+        show.line(f"{mark}  {kept:>12}  {criterion.title}", tone)
+    if report.failures:
+        _failures(show, report)
+    show.line()
+    show.line(_verdict(run, report, elapsed), "good" if report.ok else "bad")
+
+
+def _table(report: Report) -> Table:
+    table = Table(("client", "expected", ">right", ">median", ">worst", ">ended in"))
+    for result in report.groups:
+        right = counted(result.right, result.total)
+        if list(result.found) != [result.group.right[0].value]:
+            right += f" ({joined(result.found)})"
+        ended = ""
+        if result.group.ends:
+            ended = "never" if result.slowest_end is None else f"{result.slowest_end:.1f} s"
+        table.add(
+            result.group.title,
+            result.group.right[0].value,
+            right,
+            latency(result.median),
+            latency(result.worst),
+            ended,
+            tone="" if result.right == result.total else "bad",
+        )
+    return table
+
+
+def _failures(show: Show, report: Report) -> None:
+    first = {(failure.rule, failure.group): failure for failure in reversed(report.failures)}
+    shown = sorted(first.values(), key=report.failures.index)[:_FAILURES_SHOWN]
+    lines = []
+    for failure in shown:
+        lines += [
+            f"connection {failure.connection} ({failure.group}, client {failure.address}):",
+            f"  expected {failure.expected}",
+            f"  found    {failure.found}",
+        ]
+    more = len(report.failures) - len(shown)
+    if more > 0:
+        lines.append(f"and {more} more of these kinds (--json lists them all)")
+    paragraphs(show, "What went wrong", lines)
+
+
+def _verdict(run: Run, report: Report, elapsed: float) -> str:
+    total, took = len(run.connections), seconds(elapsed)
+    if report.ok:
+        return f"ok: {total} connections, every one told right, in {took} ({backend.NAME})"
+    missed = sum(not criterion.ok for criterion in report.criteria)
+    wrong = len({failure.connection for failure in report.failures})
+    rules = counted(missed, len(report.criteria))
+    text = f"FAILED: {rules} rules missed, on {counted(wrong, total)} connections, in {took}"
+    return text if run.guarded else f"{text} (--no-guard)"
