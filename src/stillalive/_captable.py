@@ -62,6 +62,8 @@ _RAN = "ran on Linux 6.18"
 _COMPILED = "compiled only"
 
 _CALLS = {
+    "tune": ("setsockopt, all or nothing", "Linux 4.12 (SO_COOKIE)"),
+    "describe": ("getsockopt, TCP_INFO", "Linux 2.6.17"),
     "tcp_info": ("getsockopt(TCP_INFO)", "Linux 2.4"),
     "check": ("poll, TCP_INFO, SIOCINQ", "Linux 2.6.17"),
     "probe": ("TCP_KEEPIDLE re-arming the timer", "Linux 4.12 (SO_COOKIE)"),

@@ -207,7 +207,7 @@ def _about_in_flight(held: KeepAlive, info: TcpInfo, retries2: int) -> list[str]
             f"user_timeout is off: a peer that vanishes with data in flight is noticed only after "
             f"about {plain(round(within))} s (tcp_retries2 = {retries2})"
         )
-    if info.rto is not None and info.rto > 2 and info.state is TcpState.ESTABLISHED:
+    if info.rto is not None and info.rto >= 1 and info.state is TcpState.ESTABLISHED:
         found.append(
             f"the retransmission timeout is {plain(info.rto)} s now: until a shorter round trip "
             "is measured, an unanswered write is noticed twice that much later"

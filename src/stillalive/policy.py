@@ -119,7 +119,7 @@ class KeepAlive:
         system cannot do it at all. Source: net/ipv4/tcp_timer.c.
 
         >>> KeepAlive.plan(detect_within=30)
-        KeepAlive(idle=8, interval=6, count=3, user_timeout=23.0, rto_max=3.0, enabled=True)
+        KeepAlive(idle=8, interval=6, count=3, user_timeout=23.0, ...enabled=True)
         """
         wishes = as_wishes(detect_within, middlebox, tolerate, spare_stalled, rtt)
         if not wishes.any():

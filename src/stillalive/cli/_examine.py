@@ -50,8 +50,8 @@ class Examiner(Protocol):
         """Say what is known now."""
         ...
 
-    async def ask(self, sock: socket.socket) -> Verdict:
-        """Find out."""
+    async def ask(self, sock: socket.socket, known: Verdict) -> Verdict:
+        """Find out, if there is more to find out than is known."""
         ...
 
 
@@ -84,7 +84,7 @@ class Guarded:
         began = time.perf_counter()
         return _verdict(check(sock), began)
 
-    async def ask(self, sock: socket.socket) -> Verdict:
+    async def ask(self, sock: socket.socket, known: Verdict) -> Verdict:
         began = time.perf_counter()
         return _verdict(await aprobe(sock, timeout=self._timeout), began)
 
@@ -108,8 +108,9 @@ class Plain:
         state, reason = _peek(sock)
         return Verdict(state, reason, time.perf_counter() - began)
 
-    async def ask(self, sock: socket.socket) -> Verdict:
-        return self.look(sock)
+    async def ask(self, sock: socket.socket, known: Verdict) -> Verdict:
+        # Once more would be wrong: the first look has taken a pending error away.
+        return known
 
 
 def options_of(sock: socket.socket) -> dict[str, int]:

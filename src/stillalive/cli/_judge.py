@@ -203,9 +203,7 @@ def judge(run: Run) -> Report:
         title = rule.title.format(within=seconds(run.within))
         criteria.append(Criterion(rule.name, title, kept, len(concerned)))
     criteria.append(
-        Criterion(
-            "server", "the server answers new clients", run.server_answers, run.server_asked
-        )
+        Criterion("server", "the server answers new clients", run.server_answers, run.server_asked)
     )
     groups = [_summary(group, run) for group in GROUPS]
     return Report(all(c.ok for c in criteria), groups, criteria, failures)
@@ -214,9 +212,7 @@ def judge(run: Run) -> Report:
 def _failure(connection: Connection, rule: Rule, finding: Finding) -> Failure:
     address = "{}:{}".format(*connection.client.address)
     expected, found = finding
-    return Failure(
-        connection.number, connection.group.name, address, rule.name, expected, found
-    )
+    return Failure(connection.number, connection.group.name, address, rule.name, expected, found)
 
 
 def _summary(group: Group, run: Run) -> GroupResult:

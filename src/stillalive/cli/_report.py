@@ -7,7 +7,7 @@ from dataclasses import asdict
 from .._errors import os_name
 from .._impl import backend
 from .._version import __version__
-from ._judge import GroupResult, Report, Run
+from ._judge import Failure, GroupResult, Report, Run
 from ._show import Show, Table, Tone, paragraphs
 from ._words import counted, joined, latency, seconds
 
@@ -115,7 +115,7 @@ def summarize(show: Show, run: Run, report: Report, elapsed: float) -> None:
 
 
 def _table(report: Report) -> Table:
-    table = Table(("client", "expected", ">right", ">median", ">worst", ">ended in"))
+    table = Table(("client", "expected", "right", ">median", ">worst", ">ended in"))
     for result in report.groups:
         right = counted(result.right, result.total)
         if list(result.found) != [result.group.right[0].value]:
@@ -136,8 +136,9 @@ def _table(report: Report) -> Table:
 
 
 def _failures(show: Show, report: Report) -> None:
-    first = {(failure.rule, failure.group): failure for failure in reversed(report.failures)}
-    shown = sorted(first.values(), key=report.failures.index)[:_FAILURES_SHOWN]
+    shown = report.failures
+    if len(shown) > _FAILURES_SHOWN:
+        shown = _one_of_each_kind(shown)
     lines = []
     for failure in shown:
         lines += [
@@ -149,6 +150,14 @@ def _failures(show: Show, report: Report) -> None:
     if more > 0:
         lines.append(f"and {more} more of these kinds (--json lists them all)")
     paragraphs(show, "What went wrong", lines)
+
+
+def _one_of_each_kind(failures: list[Failure]) -> list[Failure]:
+    kinds: dict[tuple[str, str], Failure] = {}
+    for failure in failures:
+        group = failure.group if failure.rule == "verdict" else ""
+        kinds.setdefault((failure.rule, group), failure)
+    return list(kinds.values())
 
 
 def _verdict(run: Run, report: Report, elapsed: float) -> str:

@@ -73,7 +73,7 @@ def _tried(name: str, attempt: Callable[[Bench], Finding], bench: Bench) -> Step
     try:
         return Step(name, *attempt(bench))
     except OSError as error:
-        return Step(name, False, str(error))
+        return Step(name, False, error.strerror or str(error))
 
 
 def _tuned(bench: Bench) -> Finding:

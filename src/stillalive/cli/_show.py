@@ -17,7 +17,11 @@ __all__ = ["Row", "Show", "Table", "Tone", "has_rich", "output", "paragraphs"]
 
 Tone = Literal["", "good", "bad", "faint", "head"]
 _STYLES: dict[Tone, str] = {
-    "": "", "good": "green", "bad": "bold red", "faint": "dim", "head": "bold",
+    "": "",
+    "good": "green",
+    "bad": "bold red",
+    "faint": "dim",
+    "head": "bold",
 }
 
 
@@ -117,7 +121,7 @@ class Rich:
         for heading in table.headings:
             right = heading.startswith(">")
             drawn.add_column(
-                heading.lstrip(">"), justify="right" if right else "left", no_wrap=True
+                heading.lstrip(">"), justify="right" if right else "left", no_wrap=right
             )
         for row in table.rows:
             drawn.add_row(*(Text(cell) for cell in row.cells), style=_STYLES[row.tone] or None)

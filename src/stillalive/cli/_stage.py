@@ -27,7 +27,6 @@ _QUIET = 1.2
 PROBE_TIMEOUT = 2.0
 
 
-
 class Demo:
     """One run: a server, its clients, and the one who looks at the server's sockets."""
 
@@ -47,7 +46,13 @@ class Demo:
         """Return what is done, in order."""
         opened = partial(self.open, total)
         return (
-            self.start, opened, self.misbehave, self.look, self.act, self.await_ends, self.finish
+            self.start,
+            opened,
+            self.misbehave,
+            self.look,
+            self.act,
+            self.await_ends,
+            self.finish,
         )
 
     def start(self) -> None:
@@ -103,8 +108,8 @@ class Demo:
         """Examine every accepted socket: at once without asking, then asking all together."""
         for connection in self.run.connections:
             connection.known = self._look(connection)
-        known = [c.known for c in self.run.connections if c.known is not None]
-        gone = [verdict for verdict in known if not verdict.state.usable]
+        known = [c.known for c in self.run.connections]
+        gone = [verdict for verdict in known if verdict and not verdict.state.usable]
         name = "check" if self.run.guarded else "poll and MSG_PEEK"
         self.say(f"{name}: {counted(len(gone), len(known))} are gone, known without a packet")
         asyncio.run(self._ask_all())
@@ -133,11 +138,15 @@ class Demo:
             left = [c for c in left if c.ended_after is None]
             if len(left) < shown:
                 ended = len(mortal) - len(left)
-                self.say(f"kernel: {counted(ended, len(mortal))} vanished clients' connections ended")
+                self.say(
+                    f"kernel: {counted(ended, len(mortal))} vanished clients' connections ended"
+                )
             shown = len(left)
             time.sleep(0.05)
         if left:
-            self.say(f"{counted(len(left), len(mortal))} vanished clients' connections are still open")
+            self.say(
+                f"{counted(len(left), len(mortal))} vanished clients' connections are still open"
+            )
 
     def finish(self) -> None:
         """Give the healthy clients their answers, and let them and new ones ask again."""
@@ -213,8 +222,9 @@ class Demo:
 
     async def _ask(self, connection: Connection) -> None:
         sock, began = connection.session.sock, time.perf_counter()
+        known = connection.known or self._look(connection)
         try:
-            connection.found = await self._examiner.ask(sock)
+            connection.found = await self._examiner.ask(sock, known)
             connection.options_after = options_of(sock)
         except OSError as error:
             connection.found = connection.found or _failed(connection, error, began)

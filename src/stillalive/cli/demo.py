@@ -57,8 +57,11 @@ examples:
 def add_to(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = command(
-        commands, "demo", "the main job on real sockets: who is still there, and who is not",
-        _TEXT, _EPILOG,
+        commands,
+        "demo",
+        "the main job on real sockets: who is still there, and who is not",
+        _TEXT,
+        _EPILOG,
     )
     parser.add_argument(
         "--no-guard", action="store_true", help="leave the package out: this must fail"

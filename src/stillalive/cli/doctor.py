@@ -20,7 +20,7 @@ from ._arguments import command
 from ._limits import descriptor_limit, somaxconn
 from ._meaning import Meaning, forgetful, meanings
 from ._selfcheck import Step, self_check
-from ._show import Show, Table, has_rich, output
+from ._show import Show, Table, Tone, has_rich, output
 from ._words import counted, duration, seconds
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = ["add_to"]
 
 _OPTIONS = ("enabled", "idle", "interval", "count")
 _CALLS = ("check", "probe", "aprobe")
+_MARKS: dict[bool, tuple[str, Tone]] = {True: ("ok", "good"), False: ("FAIL", "bad")}
 _WIDTH = 78
 _GLUE = "\N{NO-BREAK SPACE}"
 
@@ -56,7 +57,7 @@ JSON document (schema 1; keys are only added):
   presets     list: name title layer timeout forgets_first refreshable
   limits      nofile_soft nofile_hard somaxconn
   extras      cli: version of rich, or null
-  self_check  list: name ok detail seconds
+  self_check  list: name ok detail seconds; empty where something essential is missing
   problems    list of texts
   Times are seconds."""
 
@@ -73,12 +74,12 @@ class Findings:
     @property
     def problems(self) -> list[str]:
         """Name what is essential and does not work."""
-        found = [
-            f"{name}: not supported by {self.can.system}"
-            for name in (*_OPTIONS, *_CALLS)
-            if not self.can[name].supported
-        ]
-        return found + [f"{step.name}: {step.detail}" for step in self.steps if not step.ok]
+        missing = [f"{name}: not supported by {self.can.system}" for name in _missing(self.can)]
+        return missing + [f"{step.name}: {step.detail}" for step in self.steps if not step.ok]
+
+
+def _missing(can: Capabilities) -> list[str]:
+    return [name for name in (*_OPTIONS, *_CALLS) if not can[name].supported]
 
 
 def add_to(commands: Commands) -> None:
@@ -94,7 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     show = output(json=arguments.json, plain=arguments.plain, color=not arguments.no_color)
     defaults = system_defaults()
     began = time.monotonic()
-    findings = Findings(capabilities(), defaults, meanings(defaults), self_check())
+    can = capabilities()
+    steps = [] if _missing(can) else self_check()
+    findings = Findings(can, defaults, meanings(defaults), steps)
     if arguments.json:
         print(json.dumps(_as_json(findings), indent=2))
     else:
@@ -157,11 +160,16 @@ def _show_all(show: Show, findings: Findings) -> None:
         table.add(meaning.about, meaning.text)
     show.table(table)
     _show_presets(show, findings.defaults.idle)
+    if findings.steps:
+        _show_steps(show, findings.steps)
+
+
+def _show_steps(show: Show, steps: list[Step]) -> None:
     _heading(show, "Tried just now, on loopback")
     table = Table(("", "what", "result"))
-    for step in findings.steps:
-        table.add(*("ok" if step.ok else "FAIL", step.name, step.detail),
-                  tone="good" if step.ok else "bad")
+    for step in steps:
+        mark, tone = _MARKS[step.ok]
+        table.add(mark, step.name, step.detail, tone=tone)
     show.table(table)
 
 
@@ -169,12 +177,12 @@ def _show_capabilities(show: Show, title: str, rows: Iterable[Capability]) -> No
     _heading(show, title)
     table = Table(("name", "here", "kernel's name", "range", "since"))
     for row in rows:
-        low_high = "" if row.range is None else "{} to {}".format(*row.range)
+        span = "" if row.range is None else f"{row.range[0]} to {row.range[1]} {row.unit}"
         table.add(
             row.name,
             "yes" if row.supported else "NO",
             row.native,
-            f"{low_high} {row.unit}".strip(),
+            span.strip(),
             row.since,
             tone="" if row.supported else "bad",
         )
