@@ -180,6 +180,11 @@ cdef class Question:
         self.fd = fd
         ka_question_begin(&self.question, fd, identity)
 
+    def __dealloc__(self):
+        # The last resort, after an exception in the caller's own bookkeeping.
+        cdef ka_fault at
+        ka_question_end(&self.question, &at)
+
     @property
     def asked(self):
         return self.question.asked
@@ -190,7 +195,6 @@ cdef class Question:
 
     def ask(self, int64_t now_ms):
         cdef ka_fault at
-        at.option = -1
         cdef int rc = ka_question_ask(&self.question, now_ms, &at)
         if rc < 0:
             _raise_option(self.fd, rc, &at)
@@ -198,7 +202,6 @@ cdef class Question:
 
     def end(self):
         cdef ka_fault at
-        at.option = -1
         cdef int rc = ka_question_end(&self.question, &at)
         if rc < 0:
             _raise_option(self.fd, rc, &at)

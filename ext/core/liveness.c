@@ -2,8 +2,14 @@
  *
  * Three rules keep the verdicts honest:
  *
- * The state is read before the counters. A reset is a received segment too,
- * so "something arrived" proves life only while the connection stands.
+ * The state has the last word. A reset is a received segment too, so
+ * "something arrived" proves life only while the connection stands. TCP_INFO
+ * reads the state before it waits for the socket's lock, and the counters
+ * after: a reset that comes between is counted in a connection that still
+ * looks open. poll() comes later and shows the end; TCP_INFO is read again
+ * then. And since the counter moves a moment before the segment is worked on,
+ * a segment that shows in nothing but the counter is an answer only at the
+ * next look, if the connection still stands.
  *
  * An end is named only as far as it is known. The pending error itself must
  * stay for the owner; what ended the connection follows from the counters
@@ -54,41 +60,50 @@ static int may_have_timed_out(ka_sock sock, const struct ka_info *info) {
     return info->probes >= count;
 }
 
+/* What the owner of a connection that a reset ended is told. */
+static int reset_error(const struct ka_info *first) {
+    if (first != NULL && first->state == KA_TCP_SYN_SENT)
+        return ECONNREFUSED;
+    return first != NULL && first->state == KA_TCP_CLOSE_WAIT ? EPIPE
+                                                              : ECONNRESET;
+}
+
+static void decide_ended(struct ka_verdict *verdict, int reset, int error) {
+    if (reset)
+        decide(verdict, KA_RESET, KA_WHY_RST);
+    else
+        decide(verdict, KA_DEAD, KA_WHY_TIMED_OUT);
+    verdict->err = error;
+}
+
 /* The connection is over. `first` is an earlier look at it, or NULL. */
 static void judge_ended(ka_sock sock, const struct ka_info *info,
                         const struct ka_pending *pending,
-                        const struct ka_info *first,
+                        const struct ka_info *first, int64_t waited_ms,
                         struct ka_verdict *verdict) {
-    int reset, told;
+    int seen_open =
+        first != NULL && first->state != KA_TCP_CLOSE && first->segs_in >= 0;
+    int timers = may_have_timed_out(sock, info);
 
-    if (!pending->error) {
+    if (seen_open && info->segs_in == first->segs_in &&
+        (pending->error || timers)) /* nothing came: our own timers */
+        decide_ended(verdict, 0, ETIMEDOUT);
+    else if (!pending->error)
         decide(verdict, KA_PEER_CLOSED, KA_WHY_CLOSED);
-        return;
-    }
-    if (first != NULL && first->state != KA_TCP_CLOSE && first->segs_in >= 0) {
-        reset = info->segs_in != first->segs_in;
-        told = 1;
-    } else {
-        reset = !may_have_timed_out(sock, info);
-        told = reset;
-    }
-    if (reset) {
-        decide(verdict, KA_RESET, KA_WHY_RST);
-        verdict->err = ECONNRESET;
-    } else {
-        decide(verdict, KA_DEAD,
-               told ? KA_WHY_TIMED_OUT : KA_WHY_RST_OR_TIMEOUT);
-        verdict->err = told ? ETIMEDOUT : 0;
-    }
+    else if (seen_open && (heard_ms(info) >= waited_ms || !timers))
+        decide_ended(verdict, 1, reset_error(first));
+    else if (!timers)
+        decide_ended(verdict, 1, reset_error(NULL));
+    else
+        decide(verdict, KA_DEAD, KA_WHY_RST_OR_TIMEOUT);
 }
 
-static void judge_open(const struct ka_info *info, const struct ka_info *first,
-                       int64_t waited_ms, struct ka_verdict *verdict) {
+static void judge_open(const struct ka_witness *witness, int64_t waited_ms,
+                       struct ka_verdict *verdict) {
     int64_t heard = verdict->heard_ms;
 
-    if (first != NULL && info->segs_in != first->segs_in)
-        decide(verdict, KA_ALIVE, KA_WHY_ANSWERED);
-    else if (first != NULL && heard >= 0 && heard < waited_ms)
+    if (witness != NULL && ((heard >= 0 && heard < waited_ms) ||
+                            witness->segs_in != witness->first.segs_in))
         decide(verdict, KA_ALIVE, KA_WHY_ANSWERED);
     else if (heard >= 0 && heard <= KA_JUST_HEARD_MS)
         decide(verdict, KA_ALIVE, KA_WHY_HEARD);
@@ -97,12 +112,23 @@ static void judge_open(const struct ka_info *info, const struct ka_info *first,
                verdict->unanswered > 0 ? KA_WHY_UNANSWERED : KA_WHY_QUIET);
 }
 
-static int judge(ka_sock sock, const struct ka_info *info,
-                 const struct ka_info *first, int64_t waited_ms,
+/* The end shows in poll(), but not yet in what TCP_INFO said before. */
+static int outdated(const struct ka_info *info,
+                    const struct ka_pending *pending) {
+    if (pending->hangup || pending->error)
+        return info->state != KA_TCP_CLOSE && info->state != KA_TCP_LISTEN;
+    return pending->rdhup && info->state == KA_TCP_ESTABLISHED;
+}
+
+static int judge(ka_sock sock, struct ka_info *info,
+                 const struct ka_witness *witness, int64_t waited_ms,
                  struct ka_verdict *verdict) {
+    const struct ka_info *first = witness != NULL ? &witness->first : NULL;
     struct ka_pending pending;
     int rc = ka_pending(sock, &pending);
 
+    if (rc == 0 && outdated(info, &pending))
+        rc = ka_info(sock, info);
     if (rc < 0)
         return rc;
     verdict->err = 0;
@@ -118,10 +144,12 @@ static int judge(ka_sock sock, const struct ka_info *info,
         case KA_TCP_LISTEN:
             return -EOPNOTSUPP;
         case KA_TCP_CLOSE:
+            if (info->rtt_us <= 0 && info->segs_in == 1) /* refused */
+                verdict->heard_ms = -1;
             if (!pending.error && info->segs_in <= 0 && info->segs_out <= 0)
                 return -ENOTCONN;
             if (pending.hangup || pending.error)
-                judge_ended(sock, info, &pending, first, verdict);
+                judge_ended(sock, info, &pending, first, waited_ms, verdict);
             else /* MPTCP: its first subflow is gone, others carry on */
                 decide(verdict, KA_OPEN, KA_WHY_QUIET);
             return 0;
@@ -137,7 +165,7 @@ static int judge(ka_sock sock, const struct ka_info *info,
             decide(verdict, KA_PEER_CLOSED, KA_WHY_FIN);
             return 0;
         default:
-            judge_open(info, first, waited_ms, verdict);
+            judge_open(witness, waited_ms, verdict);
             return 0;
     }
 }
@@ -171,7 +199,7 @@ static int32_t all_asked(const struct ka_witness *witness,
         own = info->total_retrans - witness->first.total_retrans;
     if (asked == 0 && info->probes > witness->first.probes)
         own += info->probes - witness->first.probes;
-    return asked + (int32_t)own;
+    return own > INT32_MAX - asked ? INT32_MAX : asked + (int32_t)own;
 }
 
 int ka_witness_begin(struct ka_witness *witness, ka_sock sock, int64_t now_ms,
@@ -182,6 +210,7 @@ int ka_witness_begin(struct ka_witness *witness, ka_sock sock, int64_t now_ms,
         return rc;
     witness->sock = sock;
     witness->began_ms = now_ms;
+    witness->segs_in = witness->first.segs_in;
     rc = ka_identify(sock, &witness->identity);
     if (rc < 0)
         return rc;
@@ -202,11 +231,13 @@ static int look(struct ka_witness *witness, struct ka_info *info,
         return -EBADF;
     rc = ka_info(witness->sock, info);
     if (rc == 0)
-        rc = judge(witness->sock, info, &witness->first,
-                   now_ms - witness->began_ms, verdict);
-    if (rc == 0)
-        verdict->asked = all_asked(witness, info, asked);
-    return rc;
+        rc = judge(witness->sock, info, witness, now_ms - witness->began_ms,
+                   verdict);
+    if (rc < 0)
+        return rc;
+    verdict->asked = all_asked(witness, info, asked);
+    witness->segs_in = info->segs_in;
+    return 0;
 }
 
 int ka_witness_look(struct ka_witness *witness, int32_t asked, int64_t now_ms,
@@ -224,9 +255,11 @@ int ka_witness_give_up(struct ka_witness *witness, int32_t asked,
     struct ka_info info;
     int rc = look(witness, &info, asked, now_ms, verdict);
 
+    if (rc == 0 && witness->segs_in != witness->first.segs_in)
+        rc = look(witness, &info, asked, now_ms, verdict);
     if (rc < 0 || verdict->state != KA_OPEN)
         return rc;
-    if (verdict->asked > 0)
+    if (verdict->asked > 0 || verdict->unanswered >= KA_UNANSWERED_MAX)
         decide(verdict, KA_SILENT, KA_WHY_NO_ANSWER);
     else
         verdict->reason = KA_WHY_NO_QUESTION;
@@ -238,14 +271,18 @@ void ka_question_begin(struct ka_question *question, ka_sock sock,
     question->sock = sock;
     question->identity = identity;
     question->borrowed = 0;
+    question->guard = KA_UNGUARDED;
     question->asked = 0;
     question->asked_ms = 0;
 }
 
-static int still_ours(const struct ka_question *question) {
+static int still_ours(const struct ka_question *question,
+                      struct ka_fault *fault) {
     uint64_t identity;
     int rc = ka_identify(question->sock, &identity);
 
+    fault->option = -1;
+    fault->setting = 0;
     if (rc < 0)
         return rc;
     return identity == question->identity ? 0 : -EBADF;
@@ -253,19 +290,34 @@ static int still_ours(const struct ka_question *question) {
 
 int ka_question_ask(struct ka_question *question, int64_t now_ms,
                     struct ka_fault *fault) {
-    int rc, first = !question->borrowed;
+    int rc, guard;
+    struct ka_fault ignored;
+    struct ka_info info;
 
     if (question->asked > 0 && now_ms - question->asked_ms < KA_ASK_SPACING_MS)
         return 0;
-    rc = still_ours(question);
-    if (rc == 0 && first)
+    rc = still_ours(question, fault);
+    if (rc == 0)
+        rc = ka_info(question->sock, &info);
+    if (rc == 0 && !question->borrowed)
         rc = ka_read(question->sock, &question->saved, fault);
     if (rc < 0)
         return rc;
+    guard =
+        info.probes < KA_UNANSWERED_MAX ? KA_GUARD_COUNT : KA_GUARD_TIMEOUT;
+    if (guard == KA_GUARD_TIMEOUT &&
+        question->saved.value[KA_USER_TIMEOUT] == KA_LEAVE)
+        return ka_question_end(question, fault);
     question->borrowed = 1;
-    rc = ka_os_ask(question->sock, &question->saved, first, fault);
-    if (rc < 0)
+    rc = ka_os_ask(question->sock, &question->saved,
+                   question->guard < guard ? guard : KA_UNGUARDED, fault);
+    if (rc < 0) {
+        if (question->guard < guard) /* half a guard is none */
+            (void)ka_question_end(question, &ignored);
         return rc;
+    }
+    if (question->guard < guard)
+        question->guard = guard;
     question->asked++;
     question->asked_ms = now_ms;
     return 1;
@@ -276,8 +328,11 @@ int ka_question_end(struct ka_question *question, struct ka_fault *fault) {
 
     if (!question->borrowed)
         return 0;
+    rc = still_ours(question, fault);
+    if (rc < 0 && rc != -EBADF)
+        return rc;
     question->borrowed = 0;
-    rc = still_ours(question);
+    question->guard = KA_UNGUARDED;
     if (rc < 0) /* closed meanwhile: nothing of the owner's is left to mend */
         return 0;
     return ka_os_unask(question->sock, &question->saved, fault);

@@ -40,7 +40,7 @@ static void put_back(ka_sock sock, const struct ka_policy *policy,
         int option = ka_set_order[done];
 
         if (policy->value[option] != KA_LEAVE)
-            (void)ka_set(sock, option, before->value[option]);
+            (void)ka_os_put_back(sock, option, before->value[option]);
     }
 }
 
@@ -66,7 +66,10 @@ int ka_apply(ka_sock sock, const struct ka_policy *policy,
             return at_fault(rc, option, 1, fault);
         }
     }
-    return ka_read(sock, out, fault);
+    rc = ka_read(sock, out, fault);
+    if (rc < 0)
+        put_back(sock, policy, &before, KA_OPTIONS);
+    return rc;
 }
 
 int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,

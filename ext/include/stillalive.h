@@ -55,7 +55,7 @@ struct ka_range {
 
 /* Which call of several failed. */
 struct ka_fault {
-    int32_t option;  /* enum ka_option, -1 none of them */
+    int32_t option;  /* enum ka_option, -1 the identity */
     int32_t setting; /* 1 setsockopt, 0 getsockopt */
 };
 
@@ -153,6 +153,7 @@ int ka_info(ka_sock sock, struct ka_info *info);
 struct ka_pending {
     int32_t error;  /* POLLERR */
     int32_t hangup; /* POLLHUP */
+    int32_t rdhup;  /* POLLRDHUP: nothing more comes in, whoever shut it */
     int32_t fin;    /* the peer's end, where TCP_INFO does not show it */
     int64_t unread;
 };
@@ -189,15 +190,17 @@ enum ka_reason {
 struct ka_verdict {
     int32_t state;      /* enum ka_liveness */
     int32_t reason;     /* enum ka_reason */
-    int32_t err;        /* errno that the owner will be told, 0 unknown */
+    int32_t err;        /* errno it ended with, 0 unknown. ECONNRESET for a
+                         * reset; a witness that saw it open knows when the
+                         * owner will read EPIPE or ECONNREFUSED instead */
     int32_t asked;      /* questions that left on behalf of this witness */
     int64_t heard_ms;   /* since the last segment, -1 unknown */
     int64_t unread;     /* bytes */
     int64_t unanswered; /* probes or retransmissions not answered so far */
 };
 
-/* Judge without asking. -ENOTCONN for a socket that was never connected,
- * -EOPNOTSUPP for a listening one, -ENOPROTOOPT for what is not TCP. */
+/* Judge without asking. -ENOTCONN for a socket that was never connected;
+ * -EOPNOTSUPP or -ENOPROTOOPT for a listening one and for what is not TCP. */
 int ka_check(ka_sock sock, struct ka_verdict *verdict);
 
 /* A witness says whether the peer has been heard since it began. It changes
@@ -207,6 +210,7 @@ struct ka_witness {
     ka_sock sock;
     uint64_t identity;
     int64_t began_ms;
+    int64_t segs_in; /* when it looked last */
     struct ka_info first;
 };
 int ka_witness_begin(struct ka_witness *witness, ka_sock sock, int64_t now_ms,
@@ -221,10 +225,16 @@ int ka_witness_give_up(struct ka_witness *witness, int32_t asked,
 /* The questions put to one socket: at most one of these per socket. The
  * options are borrowed from the first ask to the end, and no probe can kill
  * the connection meanwhile. */
+enum ka_guard {
+    KA_UNGUARDED = 0,
+    KA_GUARD_COUNT = 1,   /* the highest count, no user timeout */
+    KA_GUARD_TIMEOUT = 2, /* a user timeout of 24 days, which overrules it */
+};
 struct ka_question {
     ka_sock sock;
     uint64_t identity;
     int32_t borrowed; /* options are changed, `saved` holds the owner's */
+    int32_t guard;    /* enum ka_guard: what keeps a probe from killing */
     int32_t asked;
     int64_t asked_ms;
     struct ka_policy saved;
@@ -233,8 +243,11 @@ struct ka_question {
 
 void ka_question_begin(struct ka_question *question, ka_sock sock,
                        uint64_t identity);
-/* Ask now, unless the last question is younger than KA_ASK_SPACING_MS.
- * 1 when a question was put, 0 when not. */
+/* Ask now, unless the last question is younger than KA_ASK_SPACING_MS. From
+ * KA_UNANSWERED_MAX unanswered probes on, no count that can be set keeps the
+ * next from killing; a user timeout of 24 days does. Where the socket has none
+ * no more is asked. 1 when a question was put, 0 when not. */
+#define KA_UNANSWERED_MAX 120
 int ka_question_ask(struct ka_question *question, int64_t now_ms,
                     struct ka_fault *fault);
 /* Give the options back; also right when nothing was asked, and twice. */

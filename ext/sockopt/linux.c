@@ -11,7 +11,9 @@
  *
  * User timeout. Once TCP_USER_TIMEOUT is set the probe count is ignored, and
  * one unanswered probe is enough to kill a connection that has been idle for
- * longer than it. So it is 0 while we ask, and the count is 127.
+ * longer than it. So it is 0 while we ask, and the count is 127. When so many
+ * are unanswered that 127 is near, the same rule helps: under a user timeout
+ * of 24 days no number of probes kills.
  *
  * Answers. An answered probe moves tcpi_segs_in and tcpi_last_ack_recv. An
  * RST moves tcpi_segs_in too, therefore the state is read before anything
@@ -102,7 +104,8 @@ int ka_get(ka_sock sock, int option, int32_t *value) {
 int ka_set(ka_sock sock, int option, int32_t value) {
     int wanted = value;
 
-    if (!known(option))
+    /* The kernel takes any number for "on". */
+    if (!known(option) || (option == KA_ENABLED && value != !!value))
         return -EINVAL;
     if (setsockopt(sock, ka_options[option].level, ka_options[option].number,
                    &wanted, sizeof wanted) < 0)
@@ -208,8 +211,9 @@ int ka_pending(ka_sock sock, struct ka_pending *pending) {
     int32_t protocol = 0;
     int unread = 0;
 
-    if (poll(&seen, 1, 0) < 0)
-        return -errno;
+    while (poll(&seen, 1, 0) < 0) /* EINTR: it does happen without waiting */
+        if (errno != EINTR)
+            return -errno;
     if (seen.revents & POLLNVAL)
         return -EBADF;
     /* EINVAL: a listening socket, which has no bytes. */
@@ -220,6 +224,7 @@ int ka_pending(ka_sock sock, struct ka_pending *pending) {
      * states TCP_INFO shows. */
     if (seen.revents & POLLRDHUP)
         (void)get_int(sock, SOL_SOCKET, SO_PROTOCOL, &protocol);
+    pending->rdhup = (seen.revents & POLLRDHUP) != 0;
     pending->fin = protocol == KA_IPPROTO_MPTCP;
     pending->error = (seen.revents & POLLERR) != 0;
     pending->hangup = (seen.revents & POLLHUP) != 0;
@@ -239,18 +244,26 @@ static int set_or_name(ka_sock sock, int option, int32_t value,
     return rc;
 }
 
-int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int first,
+int ka_os_put_back(ka_sock sock, int option, int32_t value) {
+    if (known(option) && value > ka_options[option].range.high)
+        value = ka_options[option].range.high;
+    return ka_set(sock, option, value);
+}
+
+int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int guard,
               struct ka_fault *fault) {
     int rc = 0;
 
-    if (first) {
+    if (guard == KA_GUARD_TIMEOUT)
+        rc = set_or_name(sock, KA_USER_TIMEOUT, INT32_MAX, fault);
+    if (rc == 0 && guard != KA_UNGUARDED)
         rc = set_or_name(sock, KA_ENABLED, 1, fault);
-        if (rc == 0)
-            rc = set_or_name(sock, KA_COUNT, ka_options[KA_COUNT].range.high,
-                             fault);
-        if (rc == 0 && saved->value[KA_USER_TIMEOUT] > 0)
-            rc = set_or_name(sock, KA_USER_TIMEOUT, 0, fault);
-    }
+    if (rc == 0 && guard != KA_UNGUARDED)
+        rc = set_or_name(sock, KA_COUNT, ka_options[KA_COUNT].range.high,
+                         fault);
+    if (rc == 0 && guard == KA_GUARD_COUNT &&
+        saved->value[KA_USER_TIMEOUT] > 0)
+        rc = set_or_name(sock, KA_USER_TIMEOUT, 0, fault);
     if (rc == 0)
         rc = set_or_name(sock, KA_IDLE, 1, fault);
     return rc;
@@ -267,11 +280,12 @@ int ka_os_unask(ka_sock sock, const struct ka_policy *saved,
     for (i = 0; i < sizeof order / sizeof order[0]; i++) {
         if (saved->value[order[i]] == KA_LEAVE)
             continue;
-        if (order[i] == KA_USER_TIMEOUT && saved->value[order[i]] == 0)
-            continue;
-        rc = set_or_name(sock, order[i], saved->value[order[i]], fault);
-        if (rc < 0) /* go on: one lost option is better than four */
+        rc = ka_os_put_back(sock, order[i], saved->value[order[i]]);
+        if (rc < 0) { /* go on: one lost option is better than four */
+            fault->option = order[i];
+            fault->setting = 1;
             worst = rc;
+        }
     }
     return worst;
 }

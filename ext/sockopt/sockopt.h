@@ -14,10 +14,14 @@
 /* The order in which a policy must be set for it to take effect at once. */
 extern const int ka_set_order[KA_OPTIONS];
 
-/* Make the kernel send one question to the peer's kernel now. `first` on the
- * first call of a ka_question: the options that keep a probe from killing
- * are set only then. The caller has saved all options. */
-int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int first,
+/* Give an option back. A default from sysctl may lie beyond what setsockopt
+ * takes: the nearest value is set then. */
+int ka_os_put_back(ka_sock sock, int option, int32_t value);
+
+/* Make the kernel send one question to the peer's kernel now. `guard` other
+ * than KA_UNGUARDED: first set what keeps the probe from killing. The caller
+ * has saved all options. */
+int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int guard,
               struct ka_fault *fault);
 
 /* Put back what ka_os_ask changed, in an order that arms no timer it need

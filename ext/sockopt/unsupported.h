@@ -62,16 +62,21 @@ int ka_info(ka_sock sock, struct ka_info *info) {
 
 int ka_pending(ka_sock sock, struct ka_pending *pending) {
     (void)sock;
-    pending->error = pending->hangup = pending->fin = 0;
+    pending->error = pending->hangup = 0;
+    pending->rdhup = pending->fin = 0;
     pending->unread = 0;
     return -ENOPROTOOPT;
 }
 
-int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int first,
+int ka_os_put_back(ka_sock sock, int option, int32_t value) {
+    return ka_set(sock, option, value);
+}
+
+int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int guard,
               struct ka_fault *fault) {
     (void)sock;
     (void)saved;
-    (void)first;
+    (void)guard;
     fault->option = KA_ENABLED;
     fault->setting = 1;
     return -ENOPROTOOPT;

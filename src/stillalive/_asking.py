@@ -6,7 +6,9 @@ given back. Therefore every borrowing, giving back and tuning happens under
 one lock, held for a few system calls and never while waiting.
 
 All probers of a socket share one question: the first borrows, the last gives
-back. The socket is known by its identity, so duplicates of a descriptor share
+back. An exception can strike anywhere, Ctrl-C between any two instructions; so
+the registry holds sessions weakly, and a question that is dropped gives back
+what it borrowed. The socket is known by its identity, so duplicates of a descriptor share
 it too. Probers in different processes do not.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from . import _impl
@@ -24,13 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["Session", "held_by_owner", "join", "owned"]
 
 _lock = threading.Lock()
-_sessions: dict[int, Session] = {}
+_sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
 
 
 class Session:
     """The one question that all probers of a socket share."""
 
-    __slots__ = ("identity", "question", "users")
+    __slots__ = ("__weakref__", "identity", "question", "users")
 
     def __init__(self, fd: int, identity: int) -> None:
         self.identity = identity
@@ -49,7 +52,7 @@ class Session:
         with _lock:
             self.users -= 1
             if self.users == 0:
-                del _sessions[self.identity]
+                _sessions.pop(self.identity, None)
                 self.question.end()
 
 

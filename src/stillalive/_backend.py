@@ -33,6 +33,9 @@ ALIVE, OPEN, PEER_CLOSED, RESET, DEAD, SILENT, UNKNOWN, ASKING = range(8)
 ) = range(14)
 
 ASK_SPACING_MS = 750
+UNANSWERED_MAX = 120
+UNGUARDED, GUARD_COUNT, GUARD_TIMEOUT = range(3)
+"""What keeps a probe from killing: the highest count, or a long user timeout."""
 
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = range(1, 7)
 CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = range(7, 12)

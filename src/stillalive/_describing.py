@@ -122,15 +122,16 @@ def bounds(held: KeepAlive) -> tuple[float | None, float | None, float | None]:
 
 
 def warnings_for(
-    held: KeepAlive, info: TcpInfo, pending_ms: int | None, retries2: int
+    held: KeepAlive, info: TcpInfo, waiting: b.Values | None, retries2: int
 ) -> list[str]:
     """Say in plain words, with the number, what may surprise the owner."""
     found = _about_idle(held) if held.enabled else _about_off(held)
     found += _about_in_flight(held, info, retries2)
-    if pending_ms is not None:
+    if waiting is not None:
+        user_timeout = max(0, waiting[b.USER_TIMEOUT]) / 1000
         found.append(
-            f"user_timeout {plain(pending_ms / 1000)} s is set as soon as the peer has answered: "
-            "the connection had been idle for longer than the new idle time"
+            f"user_timeout {plain(user_timeout)} s and count {waiting[b.COUNT]} are set as soon "
+            "as the peer has answered: until then one lost probe could end the connection"
         )
     if info.state is TcpState.LISTEN:
         found.append(
@@ -168,9 +169,7 @@ def _about_idle(held: KeepAlive) -> list[str]:
     return found
 
 
-def _about_agreement(
-    idle: float, interval: float, count: int, user_timeout: float
-) -> list[str]:
+def _about_agreement(idle: float, interval: float, count: int, user_timeout: float) -> list[str]:
     found = []
     death = rules.idle_death(idle, interval, count, user_timeout)
     nominal = idle + interval * count

@@ -42,6 +42,8 @@ class SystemDefaults:
 
 
 def _sysctl(name: str) -> int | None:
+    if sys.platform != "linux":
+        return None
     try:
         fd = os.open(_SYSCTL + name, os.O_RDONLY | os.O_CLOEXEC)
         try:

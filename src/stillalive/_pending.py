@@ -1,10 +1,11 @@
-"""Set a user timeout once the connection has proved itself.
+"""Set user timeout and count once the connection has proved itself.
 
 Under TCP_USER_TIMEOUT one lost probe ends a connection that has been idle for
-longer than it. So `tune` leaves it off on such a connection, and it is set
-here after the peer has answered: a segment has arrived since the tuning. If
-none comes for as long as the probes themselves need to decide, it is set all
-the same.
+longer than it, and probes that went unanswered before, a prober's too, count
+against a new TCP_KEEPCNT. So `tune` leaves the one off and the other high on
+such a connection, and they are set here after the peer has answered: a
+segment has arrived since the tuning. If none comes for as long as the probes
+themselves need to decide, they are set all the same.
 
 One daemon thread, started when there is work and ended when there is none. It
 keeps no descriptor: each look duplicates the owner's, verifies that it is
@@ -42,17 +43,17 @@ class _Entry:
     due: float
     identity: int
     fd: int = field(compare=False)
-    user_timeout_ms: int = field(compare=False)
+    values: b.Values = field(compare=False)
     began: float = field(compare=False)
     patience: float = field(compare=False)
     pause: float = field(compare=False, default=_FIRST_LOOK)
 
 
-def add(fd: int, identity: int, user_timeout_ms: int, patience: float) -> None:
-    """Set the user timeout of a socket after an answer, or after `patience` seconds."""
+def add(fd: int, identity: int, values: b.Values, patience: float) -> None:
+    """Set the values of a socket after an answer, or after `patience` seconds."""
     global _thread
     now = _clock()
-    entry = _Entry(now + _FIRST_LOOK, identity, fd, user_timeout_ms, now, patience)
+    entry = _Entry(now + _FIRST_LOOK, identity, fd, values, now, patience)
     with _wake:
         _by_identity[identity] = entry
         heapq.heappush(_heap, entry)
@@ -71,12 +72,12 @@ def forget(identity: int) -> None:
         _by_identity.pop(identity, None)
 
 
-def target(fd: int) -> int | None:
-    """Return the user timeout in ms that is pending for a socket, or None."""
+def target(fd: int) -> b.Values | None:
+    """Return the values that are pending for a socket, or None."""
     if not _by_identity:
         return None
     entry = _by_identity.get(_impl.backend.identify(fd))
-    return None if entry is None else entry.user_timeout_ms
+    return None if entry is None else entry.values
 
 
 def _run() -> None:
@@ -125,12 +126,10 @@ def _look(entry: _Entry) -> bool:
         heard = min(info.last_ack_recv_ms, info.last_data_recv_ms) / 1000
         if heard >= waited and waited < entry.patience:
             return False
-        leave = b.LEAVE
-        only_user_timeout = (leave, leave, leave, leave, entry.user_timeout_ms, leave)
         with _asking.owned(fd):
             # A tune() that came meanwhile has the last word.
             if _by_identity.get(entry.identity) is entry:
-                _impl.backend.apply_options(fd, only_user_timeout)
+                _impl.backend.apply_options(fd, entry.values)
         return True
     except OSError:  # it ended between two calls: nothing left to protect
         return True

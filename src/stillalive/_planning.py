@@ -153,9 +153,7 @@ def _search(
     return None
 
 
-def _probes(
-    wishes: Wishes, outage: float, total: int, count: int
-) -> tuple[int, int, int] | None:
+def _probes(wishes: Wishes, outage: float, total: int, count: int) -> tuple[int, int, int] | None:
     """Divide `total` seconds into idle and `count` intervals, if the wishes allow it."""
     interval = min(max(1, total // (count + 1)), _MAX_TIME)
     idle = min(total - interval * count, _MAX_TIME)
@@ -202,9 +200,7 @@ def _sparing(wishes: Wishes, deadline: float, host: Host, outage: float) -> floa
     return None
 
 
-def _planned(
-    probes: tuple[int, int, int], user_timeout: float, rto_max: float | None
-) -> Planned:
+def _planned(probes: tuple[int, int, int], user_timeout: float, rto_max: float | None) -> Planned:
     idle, interval, count = probes
     return Planned(idle, interval, count, user_timeout, rto_max)
 

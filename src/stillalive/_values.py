@@ -38,9 +38,7 @@ def as_seconds(name: str, value: object, *, zero: bool = False) -> Seconds:
 
 def as_count(name: str, value: object) -> int:
     """Return `value` as a positive int, or raise naming `name`."""
-    if type(value) is not int and (
-        isinstance(value, bool) or not isinstance(value, SupportsIndex)
-    ):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
         raise TypeError(f"{name}={value!r}: must be an int")
     number = operator.index(value)
     if number < 1:

@@ -61,8 +61,17 @@ class Liveness:
     True
     """
 
-    __slots__ = ("_errno", "_extra", "_reason", "_unanswered", "asked", "elapsed", "heard_ago",
-                 "readable", "state")
+    __slots__ = (
+        "_errno",
+        "_extra",
+        "_reason",
+        "_unanswered",
+        "asked",
+        "elapsed",
+        "heard_ago",
+        "readable",
+        "state",
+    )
 
     state: State
     heard_ago: float | None
@@ -185,14 +194,16 @@ def probe(sock: SocketLike, timeout: float = 3.0) -> Liveness:
     again every 0.75 s, and the peer's kernel answers it, whatever its process
     does. A segment at most 1 s old is answer enough. With data in flight or a
     shut window no probe leaves; retransmissions and window probes are the
-    questions then. The connection is never ended by it: while asking,
-    user_timeout is off and the count is 127; every option is restored on
-    every path. After SILENT the kernel goes on counting the unanswered
+    questions then, and a user_timeout goes on. The connection is never ended
+    by asking: meanwhile user_timeout is off and the count 127, and from 120
+    unanswered probes on no more are sent. Every option is restored on every
+    path. After SILENT the kernel goes on counting the unanswered
     probes; `reason` warns if its next tick ends the connection by that.
 
     Linux: answered after a round trip and one or two ticks of the kernel
     (4 ms each at 250 Hz). An option that followed the system's default
-    follows it no more: it holds the same number. Other systems:
+    follows it no more: it holds the same number, or the largest that can be
+    set (idle 32767 s, count 127). Other systems:
     NotSupportedError so far. Threads: any; probers of one socket share one
     question. Errors: as :func:`check`, and ValueError, TypeError for timeout.
     Source: net/ipv4/tcp_timer.c.

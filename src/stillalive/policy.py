@@ -155,9 +155,7 @@ class KeepAlive:
         values = self.values()
         rto_max = values[b.RTO_MAX] / 1000 if values[b.RTO_MAX] > 0 else rules.RTO_MAX_DEFAULT
         retries2 = 0 if values[b.USER_TIMEOUT] > 0 else host().retries2
-        return rules.in_flight_death(
-            values[b.USER_TIMEOUT] / 1000, self._rto, rto_max, retries2
-        )
+        return rules.in_flight_death(values[b.USER_TIMEOUT] / 1000, self._rto, rto_max, retries2)
 
     @property
     def detects_any_within(self) -> float | None:

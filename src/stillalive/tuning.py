@@ -54,9 +54,10 @@ def tune(
         name it in ``.unsupported`` instead of raising.
 
     Seconds, int or float. All or nothing: a failure restores what was
-    changed. ``.pending`` is True where user_timeout is set a moment later: a
-    connection idle for longer than the new idle time must first answer a
-    probe, because one lost probe would end it.
+    changed. ``.pending`` is True where user_timeout and count are set a
+    moment later: a connection that has been idle for longer than the new
+    deadline, or has probes unanswered, must first answer one, because a
+    single lost probe would end it.
 
     Linux: accepted sockets inherit everything from a tuned listener. MPTCP
     sockets have no user_timeout. Other systems: NotSupportedError so far.
@@ -107,21 +108,20 @@ class _Socket(NamedTuple):
 
 def _tune(fd: int, explicit: KeepAlive, wishes: Wishes, best_effort: bool) -> KeepAlive:
     backend = _impl.backend
-    before = _Socket(
-        backend.read_options(fd), b.Info(*backend.tcp_info(fd)), backend.identify(fd)
-    )
+    before = _Socket(backend.read_options(fd), b.Info(*backend.tcp_info(fd)), backend.identify(fd))
     rto = before.info.rto_us / 1_000_000 if before.connected else None
     values = _wanted(before, explicit, wishes, rto, best_effort)
     values, unsupported = _supported(before, values, best_effort)
     waiting = _pending.target(fd)
-    if waiting is not None and values[b.USER_TIMEOUT] == b.LEAVE:
-        values = _replace(values, b.USER_TIMEOUT, waiting)
-    final = tuple(v if v != b.LEAVE else h for v, h in zip(values, before.held, strict=True))
+    if waiting is not None:
+        values = _merged(values, waiting)
+    final = _merged(values, before.held)
     later = _must_wait(before, final, values)
     if later:
-        after = backend.apply_options(fd, _replace(values, b.USER_TIMEOUT, 0))
+        safe, rest = _divided(before, values, final)
+        after = backend.apply_options(fd, safe)
         patience = final[b.IDLE] + final[b.INTERVAL] * final[b.COUNT]
-        _pending.add(fd, before.identity, final[b.USER_TIMEOUT], patience)
+        _pending.add(fd, before.identity, rest, patience)
     else:
         after = backend.apply_options(fd, values)
         _pending.forget(before.identity)
@@ -140,15 +140,19 @@ def _wanted(
     if not wishes.any():
         return chosen
     live = Wishes(
-        wishes.detect_within, wishes.middlebox, wishes.tolerate, wishes.spare_stalled, rto=rto,
+        wishes.detect_within,
+        wishes.middlebox,
+        wishes.tolerate,
+        wishes.spare_stalled,
+        rto=rto,
         rtt=before.info.rtt_us / 1_000_000 if before.connected else None,
     )
     plan = planned(live, before.options, best_effort).values()
     if explicit.enabled is None:
         return plan
-    merged = tuple(c if c != b.LEAVE else p for c, p in zip(chosen, plan, strict=True))
-    _still_holds(from_values(merged, live.assumed_rto), live, explicit)  # type: ignore[arg-type]
-    return merged  # type: ignore[return-value]
+    merged = _merged(chosen, plan)
+    _still_holds(from_values(merged, live.assumed_rto), live, explicit)
+    return merged
 
 
 def _still_holds(merged: KeepAlive, wishes: Wishes, explicit: KeepAlive) -> None:
@@ -188,21 +192,44 @@ def _supported(
     return values, tuple(_NAMES[option] for option in missing)
 
 
+def _merged(first: b.Values, second: b.Values) -> b.Values:
+    """Take the first, and the second where the first leaves it."""
+    both = zip(first, second, strict=True)
+    return tuple(f if f != b.LEAVE else s for f, s in both)  # type: ignore[return-value]
+
+
 def _replace(values: b.Values, option: int, value: int) -> b.Values:
     changed = list(values)
     changed[option] = value
     return tuple(changed)  # type: ignore[return-value]
 
 
-def _must_wait(before: _Socket, final: tuple[int, ...], values: b.Values) -> bool:
-    """Tell whether the user timeout could end a live connection after one lost probe."""
-    if not before.connected or final[b.ENABLED] != 1 or final[b.USER_TIMEOUT] <= 0:
+def _must_wait(before: _Socket, final: b.Values, values: b.Values) -> bool:
+    """Tell whether one lost probe could end a live connection under the final values."""
+    if not before.connected or final[b.ENABLED] != 1:
         return False
     if final == before.held or all(value == b.LEAVE for value in values):
         return False
     info = before.info
+    user_timeout = final[b.USER_TIMEOUT]
+    if user_timeout <= 0:  # the count decides, and has begun to
+        return info.probes > 0 and info.probes + 1 >= final[b.COUNT]
+    if info.retransmits > 0:
+        return True
     silent_ms = min(info.last_ack_recv_ms, info.last_data_recv_ms)
-    return silent_ms > final[b.IDLE] * 1000 or info.retransmits > 0 or info.probes > 0
+    first_decision_ms = silent_ms + final[b.INTERVAL] * 1000
+    return silent_ms > final[b.IDLE] * 1000 and first_decision_ms >= user_timeout
+
+
+def _divided(before: _Socket, values: b.Values, final: b.Values) -> tuple[b.Values, b.Values]:
+    """Divide what to set into what cannot harm now, and the rest."""
+    patient = min(127, before.info.probes + final[b.COUNT])
+    safe = _replace(values, b.COUNT, patient)
+    rest = (b.LEAVE, b.LEAVE, b.LEAVE, final[b.COUNT], b.LEAVE, b.LEAVE)
+    if final[b.USER_TIMEOUT] > 0:
+        safe = _replace(safe, b.USER_TIMEOUT, 0)
+        rest = _replace(rest, b.USER_TIMEOUT, final[b.USER_TIMEOUT])
+    return safe, rest
 
 
 def describe(sock: SocketLike) -> Description:
@@ -226,7 +253,7 @@ def describe(sock: SocketLike) -> Description:
     fd = as_fd(sock)
     info = b.Info(*_impl.backend.tcp_info(fd))
     values = _asking.held_by_owner(fd)
-    pending_ms = _pending.target(fd)
+    waiting = _pending.target(fd)
     rto = info.rto_us / 1_000_000 if info.state in _CONNECTED else None
     held = from_values(values, rto)
     idle, in_flight, any_ = bounds(held)
@@ -239,10 +266,10 @@ def describe(sock: SocketLike) -> Description:
         count=values[b.COUNT],
         user_timeout=held.user_timeout,
         rto_max=held.rto_max,
-        pending=pending_ms is not None,
+        pending=waiting is not None,
         detects_idle_within=idle,
         detects_in_flight_within=in_flight,
         detects_any_within=any_,
         tcp_info=shown,
-        warnings=warnings_for(held, shown, pending_ms, retries2),
+        warnings=warnings_for(held, shown, waiting, retries2),
     )

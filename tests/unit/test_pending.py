@@ -23,6 +23,7 @@ class Quiet:
     def __init__(self, impl: b.Backend) -> None:
         self._impl = impl
         self.silent_ms: int | None = 100_000
+        self.probes = 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._impl, name)
@@ -30,7 +31,11 @@ class Quiet:
     def tcp_info(self, fd: int) -> tuple[int, ...]:
         info = b.Info(*self._impl.tcp_info(fd))
         if self.silent_ms is not None:
-            info = info._replace(last_ack_recv_ms=self.silent_ms, last_data_recv_ms=self.silent_ms)
+            info = info._replace(
+                last_ack_recv_ms=self.silent_ms,
+                last_data_recv_ms=self.silent_ms,
+                probes=self.probes,
+            )
         return tuple(info)
 
 
@@ -97,6 +102,26 @@ def test_an_old_user_timeout_is_lifted_meanwhile(quiet, tcp_pair):
     wait_until(lambda: held(a)["user_timeout"] == 30_000)
 
 
+def test_probes_unanswered_before_do_not_count_against_the_new_count(quiet, tcp_pair):
+    a, _ = tcp_pair()
+    quiet.probes = 4
+    result = tune(a, idle=1, interval=1, count=3)
+    assert result.pending
+    assert held(a)["count"] == 7
+    assert result.count == 7
+    quiet.silent_ms = 0
+    wait_until(lambda: held(a)["count"] == 3)
+    quiet.probes = 1
+    assert not tune(a, idle=2, interval=1, count=3).pending
+
+
+def test_a_user_timeout_far_off_is_set_at_once(quiet, tcp_pair):
+    a, _ = tcp_pair()
+    quiet.probes = 1
+    assert not tune(a, idle=90, interval=10, count=7, user_timeout=150).pending
+    assert held(a)["user_timeout"] == 150_000
+
+
 def test_without_a_user_timeout_nothing_is_pending(quiet, tcp_pair):
     a, _ = tcp_pair()
     assert not tune(a, idle=5, interval=2, count=3).pending
@@ -106,7 +131,7 @@ def test_without_a_user_timeout_nothing_is_pending(quiet, tcp_pair):
 def test_tuning_again_replaces_what_was_pending(quiet, tcp_pair):
     a, _ = tcp_pair()
     assert tune(a, detect_within=10).pending
-    assert tune(a, user_timeout=60, idle=20, interval=20).pending
+    assert tune(a, user_timeout=60, idle=20, interval=20, count=3).pending
     quiet.silent_ms = 0
     wait_until(lambda: held(a)["user_timeout"] == 60_000)
     time.sleep(0.1)
@@ -150,9 +175,7 @@ def test_the_thread_ends_when_nothing_is_left(quiet, tcp_pair):
     tune(a, detect_within=10)
     assert any(thread.name == "stillalive-pending" for thread in threading.enumerate())
     quiet.silent_ms = 0
-    wait_until(
-        lambda: all(thread.name != "stillalive-pending" for thread in threading.enumerate())
-    )
+    wait_until(lambda: all(thread.name != "stillalive-pending" for thread in threading.enumerate()))
     assert held(a)["user_timeout"] > 0
 
 

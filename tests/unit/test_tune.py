@@ -37,7 +37,11 @@ def test_explicit_values_are_set_exactly(impl, tcp_pair):
     a, _ = tcp_pair()
     result = tune(a, idle=61, interval=11, count=4, user_timeout=100.5, rto_max=2)
     assert held(a) == {
-        "enabled": 1, "idle": 61, "interval": 11, "count": 4, "user_timeout": 100500,
+        "enabled": 1,
+        "idle": 61,
+        "interval": 11,
+        "count": 4,
+        "user_timeout": 100500,
         "rto_max": 2000,
     }
     assert result == KeepAlive(idle=61, interval=11, count=4, user_timeout=100.5, rto_max=2)
@@ -184,12 +188,14 @@ def test_v4_mapped_on_a_dual_stack_listener_inherits(impl):
 
 
 def test_a_connection_already_in_the_queue_does_not_inherit(impl):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()):
-            tune(listener, idle=33)
-            accepted, _ = listener.accept()
-            with accepted:
-                assert held(accepted)["enabled"] == 0
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        tune(listener, idle=33)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert held(accepted)["enabled"] == 0
     # which is why describe says so on a listener
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert any("already in the queue" in text for text in describe(listener).warnings)
@@ -304,8 +310,12 @@ def test_other_sockets_are_refused_untouched(impl, family):
         else socket.socket(socket.AF_UNIX)
     )
     with sock:
-        for call in (lambda: tune(sock, idle=5), lambda: tune(sock, KeepAlive.OFF),
-                     lambda: tune(sock, detect_within=30), lambda: describe(sock)):
+        for call in (
+            lambda: tune(sock, idle=5),
+            lambda: tune(sock, KeepAlive.OFF),
+            lambda: tune(sock, detect_within=30),
+            lambda: describe(sock),
+        ):
             with pytest.raises(NotSupportedError, match="UDP" if family == "udp" else "AF_UNIX"):
                 call()
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0

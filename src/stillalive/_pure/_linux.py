@@ -72,23 +72,16 @@ _INFO_BYTES = 280
 @contextmanager
 def borrowed(fd: int) -> Iterator[socket.socket]:
     """Use a descriptor that somebody else owns as a socket object."""
+    # A duplicate: an exception raised anywhere here (Ctrl-C is one) drops the
+    # object, and its finalizer must not close the owner's descriptor.
     # SOCK_NONBLOCK: without it socket.setdefaulttimeout() would make the
-    # constructor change the owner's blocking mode. Naming all three keeps it
-    # from asking the kernel, which fails less tellingly on a closed one.
-    sock = socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fileno=fd
-    )
-    try:
+    # constructor change the owner's blocking mode.
+    with socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         yield sock
-    finally:
-        sock.detach()
 
 
-def _raise(code: int, call: str, fd: int) -> OSError:
-    try:
-        return fault(code, call, kind(fd))
-    except OSError:
-        return fault(code, call, None)
+def _raise(code: int, call: str, sock: socket.socket) -> OSError:
+    return fault(code, call, _kind(sock))
 
 
 def option_name(option: int) -> str:
@@ -116,16 +109,17 @@ def supported() -> int:
     return found
 
 
+def _kind(sock: socket.socket) -> Kind:
+    family, type_, protocol, listening = (
+        sock.getsockopt(socket.SOL_SOCKET, number)
+        for number in (_SO_DOMAIN, socket.SO_TYPE, _SO_PROTOCOL, socket.SO_ACCEPTCONN)
+    )
+    return family, type_, protocol, bool(listening)
+
+
 def kind(fd: int) -> Kind:
     with borrowed(fd) as sock:
-        try:
-            family, type_, protocol, listening = (
-                sock.getsockopt(socket.SOL_SOCKET, number)
-                for number in (_SO_DOMAIN, socket.SO_TYPE, _SO_PROTOCOL, socket.SO_ACCEPTCONN)
-            )
-        except OSError as error:
-            raise fault(error.errno or 0, "getsockopt(SO_DOMAIN)", None) from None
-    return family, type_, protocol, bool(listening)
+        return _kind(sock)
 
 
 def identify(fd: int) -> int:
@@ -133,7 +127,7 @@ def identify(fd: int) -> int:
         try:
             raw = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
         except OSError as error:
-            raise _raise(error.errno or 0, "getsockopt(SO_COOKIE)", fd) from None
+            raise _raise(error.errno or 0, "getsockopt(SO_COOKIE)", sock) from None
     cookie: int = struct.unpack("=Q", raw)[0]
     return cookie
 
@@ -145,7 +139,7 @@ def _read(sock: socket.socket) -> Values:
             held.append(sock.getsockopt(level, number))
         except OSError as error:
             if option == IDLE or error.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
-                raise _raise(error.errno or 0, f"getsockopt({name})", sock.fileno()) from None
+                raise _raise(error.errno or 0, f"getsockopt({name})", sock) from None
             held.append(LEAVE)
     enabled, idle, interval, count, user_timeout, rto_max = held
     return enabled, idle, interval, count, user_timeout, rto_max
@@ -161,13 +155,23 @@ def _set(sock: socket.socket, option: int, value: int) -> None:
     try:
         sock.setsockopt(level, number, value)
     except OSError as error:
-        raise _raise(error.errno or 0, f"setsockopt({name})", sock.fileno()) from None
+        raise _raise(error.errno or 0, f"setsockopt({name})", sock) from None
 
 
 def set_option(fd: int, option: int, value: int) -> None:
     """Set one option, for the probe."""
     with borrowed(fd) as sock:
         _set(sock, option, value)
+
+
+def _settable(option: int, value: int) -> int:
+    """Return the nearest that setsockopt takes: a default from sysctl may lie beyond."""
+    return min(value, _OPTIONS[option][4])
+
+
+def put_back(fd: int, option: int, value: int) -> None:
+    """Give an option back."""
+    set_option(fd, option, _settable(option, value))
 
 
 def apply_options(fd: int, values: Values) -> Values:
@@ -182,11 +186,11 @@ def apply_options(fd: int, values: Values) -> Values:
                 if values[option] != LEAVE:
                     _set(sock, option, values[option])
                     done.append(option)
+            return _read(sock)
         except BaseException:
             for option in reversed(done):
-                _set(sock, option, before[option])
+                _set(sock, option, _settable(option, before[option]))
             raise
-        return _read(sock)
 
 
 class Policy:
@@ -208,7 +212,7 @@ def tcp_info(fd: int) -> Info:
         try:
             raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _INFO_BYTES)
         except OSError as error:
-            raise _raise(error.errno or 0, "getsockopt(TCP_INFO)", fd) from None
+            raise _raise(error.errno or 0, "getsockopt(TCP_INFO)", sock) from None
     if len(raw) < 104:  # Linux 2.6's; nothing older is worth decoding
         raise not_supported("getsockopt(TCP_INFO)", kind(fd))
     return Info(
@@ -226,6 +230,8 @@ class Pending(NamedTuple):
 
     error: bool
     hangup: bool
+    rdhup: bool
+    """Nothing more comes in, whoever shut it."""
     fin: bool
     """The peer's end, where TCP_INFO does not show it."""
     unread: int
@@ -250,4 +256,7 @@ def pending(fd: int) -> Pending:
     fin = bool(events & select.POLLRDHUP) and kind(fd)[2] == _IPPROTO_MPTCP
     if fin and unread > 0:  # MPTCP counts its DATA_FIN as a byte
         unread -= 1
-    return Pending(bool(events & select.POLLERR), bool(events & select.POLLHUP), fin, unread)
+    error, hangup, rdhup = (
+        bool(events & bit) for bit in (select.POLLERR, select.POLLHUP, select.POLLRDHUP)
+    )
+    return Pending(error, hangup, rdhup, fin, unread)

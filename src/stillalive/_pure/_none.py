@@ -54,6 +54,10 @@ def set_option(fd: int, option: int, value: int) -> None:
     _refuse(f"setsockopt({option_name(option)})")
 
 
+def put_back(fd: int, option: int, value: int) -> None:
+    set_option(fd, option, value)
+
+
 def apply_options(fd: int, values: Values) -> Values:
     del fd, values
     _refuse("setsockopt(TCP_KEEPIDLE)")
@@ -79,6 +83,7 @@ class Pending(NamedTuple):
 
     error: bool
     hangup: bool
+    rdhup: bool
     fin: bool
     unread: int
 

@@ -8,6 +8,7 @@ the error away from the socket's owner.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 
@@ -40,23 +41,33 @@ def _may_have_timed_out(fd: int, info: Info) -> bool:
     return info.probes >= held[b.COUNT]
 
 
-def _ended(fd: int, info: Info, error: bool, first: Info | None) -> tuple[int, int, int]:
+def _reset(first: Info | None) -> tuple[int, int, int]:
+    """Name what the owner of a connection that a reset ended is told."""
+    if first is not None and first.state == b.SYN_SENT:
+        return b.RESET, b.WHY_RST, errno.ECONNREFUSED
+    half_closed = first is not None and first.state == b.CLOSE_WAIT
+    return b.RESET, b.WHY_RST, errno.EPIPE if half_closed else errno.ECONNRESET
+
+
+def _ended(
+    fd: int, info: Info, error: bool, first: Info | None, waited_ms: int
+) -> tuple[int, int, int]:
+    seen_open = first is not None and first.state != b.CLOSE and first.segs_in >= 0
+    timers = _may_have_timed_out(fd, info)
+    if seen_open and first is not None and info.segs_in == first.segs_in and (error or timers):
+        return b.DEAD, b.WHY_TIMED_OUT, errno.ETIMEDOUT  # nothing came: our own timers
     if not error:
         return b.PEER_CLOSED, b.WHY_CLOSED, 0
-    if first is not None and first.state != b.CLOSE and first.segs_in >= 0:
-        reset, told = info.segs_in != first.segs_in, True
-    else:
-        reset = told = not _may_have_timed_out(fd, info)
-    if reset:
-        return b.RESET, b.WHY_RST, errno.ECONNRESET
-    if told:
-        return b.DEAD, b.WHY_TIMED_OUT, errno.ETIMEDOUT
+    if seen_open and (_heard_ms(info) >= waited_ms or not timers):
+        return _reset(first)
+    if not timers:
+        return _reset(None)
     return b.DEAD, b.WHY_RST_OR_TIMEOUT, 0
 
 
-def _open(info: Info, first: Info | None, waited_ms: int) -> tuple[int, int, int]:
+def _open(info: Info, answered: bool, waited_ms: int) -> tuple[int, int, int]:
     heard = _heard_ms(info)
-    if first is not None and (info.segs_in != first.segs_in or 0 <= heard < waited_ms):
+    if answered or 0 <= heard < waited_ms:
         return b.ALIVE, b.WHY_ANSWERED, 0
     if 0 <= heard <= _JUST_HEARD_MS:
         return b.ALIVE, b.WHY_HEARD, 0
@@ -64,18 +75,35 @@ def _open(info: Info, first: Info | None, waited_ms: int) -> tuple[int, int, int
     return b.OPEN, b.WHY_UNANSWERED if unanswered > 0 else b.WHY_QUIET, 0
 
 
-def _judge(fd: int, info: Info, first: Info | None, waited_ms: int) -> Verdict:
+def _outdated(info: Info, pending: system.Pending) -> bool:
+    """Tell whether poll() shows the end, but TCP_INFO did not yet."""
+    if pending.hangup or pending.error:
+        return info.state not in (b.CLOSE, b.LISTEN)
+    return pending.rdhup and info.state == b.ESTABLISHED
+
+
+def _judge(
+    fd: int,
+    info: Info,
+    first: Info | None = None,
+    waited_ms: int = 0,
+    answered: bool = False,
+) -> tuple[Info, Verdict]:
     pending = system.pending(fd)
+    if _outdated(info, pending):
+        info = system.tcp_info(fd)
     heard = _heard_ms(info)
-    if info.state == b.LISTEN:
-        raise fault(errno.EOPNOTSUPP, _TCP_INFO, system.kind(fd))
     if pending.fin and not pending.error:
         state, reason, code = b.PEER_CLOSED, b.WHY_FIN, 0
+    elif info.state == b.LISTEN:
+        raise fault(errno.EOPNOTSUPP, _TCP_INFO, system.kind(fd))
     elif info.state == b.CLOSE:
+        if info.rtt_us <= 0 and info.segs_in == 1:  # refused
+            heard = -1
         if not pending.error and info.segs_in <= 0 and info.segs_out <= 0:
             raise fault(errno.ENOTCONN, _TCP_INFO, None)
         if pending.hangup or pending.error:
-            state, reason, code = _ended(fd, info, pending.error, first)
+            state, reason, code = _ended(fd, info, pending.error, first, waited_ms)
         else:  # MPTCP: its first subflow is gone, others carry on
             state, reason, code = b.OPEN, b.WHY_QUIET, 0
     elif info.state in (b.SYN_SENT, b.SYN_RECV):
@@ -83,12 +111,13 @@ def _judge(fd: int, info: Info, first: Info | None, waited_ms: int) -> Verdict:
     elif info.state in (b.CLOSE_WAIT, b.LAST_ACK, b.CLOSING, b.TIME_WAIT):
         state, reason, code = b.PEER_CLOSED, b.WHY_FIN, 0
     else:
-        state, reason, code = _open(info, first, waited_ms)
-    return state, reason, code, 0, heard, pending.unread, max(info.probes, info.retransmits)
+        state, reason, code = _open(info, answered, waited_ms)
+    unanswered = max(info.probes, info.retransmits)
+    return info, (state, reason, code, 0, heard, pending.unread, unanswered)
 
 
 def check(fd: int) -> Verdict:
-    return _judge(fd, system.tcp_info(fd), None, 0)
+    return _judge(fd, system.tcp_info(fd))[1]
 
 
 def _kernel_asks(info: Info) -> bool:
@@ -108,7 +137,7 @@ def _keep_asking(info: Info, verdict: Verdict) -> Verdict:
 class Witness:
     """Say whether the peer of one socket was heard since begin()."""
 
-    __slots__ = ("_began_ms", "_fd", "_first", "identity")
+    __slots__ = ("_began_ms", "_fd", "_first", "_segs_in", "identity")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -117,14 +146,21 @@ class Witness:
     def begin(self, now_ms: int) -> Verdict:
         self._began_ms = now_ms
         self._first = system.tcp_info(self._fd)
+        self._segs_in = self._first.segs_in
         self.identity = system.identify(self._fd)
-        return _keep_asking(self._first, _judge(self._fd, self._first, None, 0))
+        return _keep_asking(*_judge(self._fd, self._first))
 
     def _look(self, asked: int, now_ms: int) -> tuple[Info, Verdict]:
         if system.identify(self._fd) != self.identity:
             raise fault(errno.EBADF, _TCP_INFO, None)
-        info = system.tcp_info(self._fd)
-        verdict = _judge(self._fd, info, self._first, now_ms - self._began_ms)
+        # What shows in nothing but the counter may be a reset on its way in:
+        # it is an answer only if the connection still stands at the next look.
+        answered = self._segs_in != self._first.segs_in
+        waited_ms = now_ms - self._began_ms
+        info, verdict = _judge(
+            self._fd, system.tcp_info(self._fd), self._first, waited_ms, answered
+        )
+        self._segs_in = info.segs_in
         own = max(0, info.total_retrans - self._first.total_retrans)
         if asked == 0:
             own += max(0, info.probes - self._first.probes)
@@ -135,9 +171,11 @@ class Witness:
 
     def give_up(self, asked: int, now_ms: int) -> Verdict:
         _, verdict = self._look(asked, now_ms)
+        if self._segs_in != self._first.segs_in:
+            _, verdict = self._look(asked, now_ms)
         if verdict[0] != b.OPEN:
             return verdict
-        if verdict[3] > 0:
+        if verdict[3] > 0 or verdict[6] >= b.UNANSWERED_MAX:
             return b.SILENT, b.WHY_NO_ANSWER, *verdict[2:]
         return b.OPEN, b.WHY_NO_QUESTION, *verdict[2:]
 
@@ -145,42 +183,70 @@ class Witness:
 class Question:
     """Borrow the options of one socket to ask its peer, and give them back."""
 
-    __slots__ = ("_asked_ms", "_fd", "_identity", "asked", "saved")
+    __slots__ = ("_asked_ms", "_fd", "_guard", "_identity", "asked", "saved")
 
     def __init__(self, fd: int, identity: int) -> None:
         self._fd = fd
         self._identity = identity
         self._asked_ms = 0
+        self._guard = b.UNGUARDED
         self.asked = 0
         self.saved: Values | None = None
+
+    def __del__(self) -> None:
+        # The last resort, after an exception in the caller's own bookkeeping.
+        with contextlib.suppress(OSError):
+            self.end()
 
     def ask(self, now_ms: int) -> bool:
         if self.asked > 0 and now_ms - self._asked_ms < b.ASK_SPACING_MS:
             return False
         if system.identify(self._fd) != self._identity:
             raise fault(errno.EBADF, "getsockopt(SO_COOKIE)", None)
+        probes = system.tcp_info(self._fd).probes
         if self.saved is None:
             self.saved = system.read_options(self._fd)
-            system.set_option(self._fd, b.ENABLED, 1)
-            system.set_option(self._fd, b.COUNT, 127)
-            if self.saved[b.USER_TIMEOUT] > 0:
-                system.set_option(self._fd, b.USER_TIMEOUT, 0)
-        system.set_option(self._fd, b.IDLE, 1)
+        guard = b.GUARD_COUNT if probes < b.UNANSWERED_MAX else b.GUARD_TIMEOUT
+        if guard == b.GUARD_TIMEOUT and self.saved[b.USER_TIMEOUT] == b.LEAVE:
+            self.end()
+            return False
+        try:
+            if self._guard < guard:
+                self._protect(guard)
+            system.set_option(self._fd, b.IDLE, 1)
+        except OSError:
+            if self._guard < guard:  # half a guard is none
+                with contextlib.suppress(OSError):
+                    self.end()
+            raise
+        self._guard = max(self._guard, guard)
         self.asked += 1
         self._asked_ms = now_ms
         return True
 
+    def _protect(self, guard: int) -> None:
+        """Set what keeps a probe from killing."""
+        assert self.saved is not None
+        if guard == b.GUARD_TIMEOUT:  # it overrules the count, which can go no higher
+            system.set_option(self._fd, b.USER_TIMEOUT, 2**31 - 1)
+        system.set_option(self._fd, b.ENABLED, 1)
+        system.set_option(self._fd, b.COUNT, 127)
+        if guard == b.GUARD_COUNT and self.saved[b.USER_TIMEOUT] > 0:
+            system.set_option(self._fd, b.USER_TIMEOUT, 0)
+
     def end(self) -> None:
-        saved, self.saved = self.saved, None
-        if saved is None:
+        if self.saved is None:
             return
         try:
-            if system.identify(self._fd) != self._identity:
-                return
-        except OSError:  # closed meanwhile: nothing of the owner's is left to mend
+            same = system.identify(self._fd) == self._identity
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            same = False
+        saved, self.saved, self._guard = self.saved, None, b.UNGUARDED
+        if not same:  # closed meanwhile: nothing of the owner's is left to mend
             return
         # Off first where it was off: then the rest arms no timer.
         for option in (b.ENABLED, b.IDLE, b.COUNT, b.USER_TIMEOUT):
-            if saved[option] == b.LEAVE or (option == b.USER_TIMEOUT and saved[option] == 0):
-                continue
-            system.set_option(self._fd, option, saved[option])
+            if saved[option] != b.LEAVE:
+                system.put_back(self._fd, option, saved[option])

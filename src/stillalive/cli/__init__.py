@@ -29,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; wrong arguments are a SystemExit(2)."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    command: argparse.ArgumentParser = arguments.parser
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except UsageError as error:
-        arguments.parser.error(str(error))
+        command.error(str(error))
     except (CommandError, OSError) as error:
         return _failed(arguments, error)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -135,6 +136,8 @@ def _verdict(found: Liveness, began: float) -> Verdict:
 
 
 def _peek(sock: socket.socket) -> tuple[State, str]:
+    if sys.platform == "win32":
+        return State.UNKNOWN, "no poll() here"
     poller = select.poll()
     poller.register(sock, select.POLLIN)
     if not poller.poll(0):

@@ -84,7 +84,7 @@ class Server(enum.Enum):
 
     READING = "waits for the next request"
     WORKING = "works on the answer and does not read the socket"
-    ANSWERED = "has written an answer that is not acknowledged"
+    ANSWERING = "writes its answer to a client that is gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,65 +98,33 @@ class Group:
     act: Callable[[Client], None]
     right: tuple[State, ...]
     """The right verdicts, the expected one first."""
-    ends: bool = False
-    """Whether the kernel must end the connection within the limit."""
 
     @property
     def healthy(self) -> bool:
         return self.right[0].usable
 
+    @property
+    def ends(self) -> bool:
+        """Tell whether the kernel must end the connection within the limit."""
+        return State.SILENT in self.right
+
 
 _LIVING = (State.ALIVE, State.OPEN)
+_CLOSED = (State.PEER_CLOSED,)
+_RESET = (State.RESET,)
 _GONE = (State.SILENT, State.DEAD)
+_READING, _WORKING, _ANSWERING = Server
 
 GROUPS = (
-    Group("waiting", "waits for its answer", 75, Server.WORKING, Client.stay, _LIVING),
-    Group("idle", "idle after an answer", 75, Server.READING, Client.stay, _LIVING),
-    Group("closed", "closed (FIN)", 30, Server.WORKING, Client.close, (State.PEER_CLOSED,)),
-    Group("reset", "reset (RST)", 30, Server.WORKING, Client.reset, (State.RESET,)),
-    Group(
-        "closed-unread",
-        "closed behind data",
-        25,
-        Server.WORKING,
-        Client.close_behind_data,
-        (State.PEER_CLOSED,),
-    ),
-    Group(
-        "reset-unread",
-        "reset behind data",
-        20,
-        Server.WORKING,
-        Client.reset_behind_data,
-        (State.RESET,),
-    ),
-    Group(
-        "vanished-idle",
-        "vanished while idle",
-        15,
-        Server.READING,
-        Client.vanish,
-        _GONE,
-        ends=True,
-    ),
-    Group(
-        "vanished-working",
-        "vanished during work",
-        15,
-        Server.WORKING,
-        Client.vanish,
-        _GONE,
-        ends=True,
-    ),
-    Group(
-        "vanished-answered",
-        "vanished, answer sent",
-        15,
-        Server.ANSWERED,
-        Client.vanish,
-        _GONE,
-        ends=True,
-    ),
+    Group("waiting", "waits for its answer", 75, _WORKING, Client.stay, _LIVING),
+    Group("idle", "idle after an answer", 75, _READING, Client.stay, _LIVING),
+    Group("closed", "closed (FIN)", 30, _WORKING, Client.close, _CLOSED),
+    Group("reset", "reset (RST)", 30, _WORKING, Client.reset, _RESET),
+    Group("closed-unread", "closed behind data", 25, _WORKING, Client.close_behind_data, _CLOSED),
+    Group("reset-unread", "reset behind data", 20, _WORKING, Client.reset_behind_data, _RESET),
+    Group("vanished-idle", "vanished while idle", 15, _READING, Client.vanish, _GONE),
+    Group("vanished-working", "vanished during work", 15, _WORKING, Client.vanish, _GONE),
+    Group("vanished-answering", "vanished, answer sent", 15, _ANSWERING, Client.vanish, _GONE),
 )
 
 

@@ -11,7 +11,7 @@ from ..policy import KeepAlive
 from ._examine import Verdict
 from ._groups import GROUPS, Client, Group
 from ._http_server import Session
-from ._words import seconds
+from ._words import joined, seconds
 
 __all__ = ["RULES", "Connection", "Criterion", "Failure", "GroupResult", "Report", "Run", "judge"]
 
@@ -138,6 +138,10 @@ def _state(connection: Connection) -> str:
     return "no verdict" if found is None else f"{found.state.value} ({found.reason})"
 
 
+def _options(options: dict[str, int]) -> str:
+    return joined(f"{name} {value}" for name, value in options.items())
+
+
 def _wrong_verdict(connection: Connection, within: float) -> Finding | None:
     if connection.found is not None and connection.found.state in connection.group.right:
         return None
@@ -155,13 +159,13 @@ def _untuned(connection: Connection, within: float) -> Finding | None:
         return None
     return (
         f"the listener's values, which notice a vanished client within {seconds(within)}",
-        f"other values: {connection.options_before}",
+        f"other values: {_options(connection.options_before)}",
     )
 
 
 def _changed(connection: Connection, within: float) -> Finding | None:
     before, after = connection.options_before, connection.options_after
-    return None if before == after else (f"options {before}", f"options {after}")
+    return None if before == after else (_options(before), _options(after))
 
 
 def _endless(connection: Connection, within: float) -> Finding | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 from ._groups import GROUPS
-from ._show import Show
 
 __all__ = [
     "LEAST_CONNECTIONS",
@@ -36,15 +36,15 @@ class UsageError(CommandError):
 
 def descriptor_limit() -> tuple[int, int] | None:
     """Return the soft and the hard limit of open descriptors; None where there is none."""
-    try:
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return None
+    import resource
+
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if limits[0] == resource.RLIM_INFINITY else limits
 
 
-def room_for(wanted: int | None, default: int, show: Show) -> int:
+def room_for(wanted: int | None, default: int) -> int:
     """Return how many connections to open: what was asked for, or what there is room for."""
     limit = descriptor_limit()
     if limit is None:
@@ -61,7 +61,7 @@ def room_for(wanted: int | None, default: int, show: Show) -> int:
         raise CommandError(f"{why}; at least {LEAST_CONNECTIONS} connections are needed")
     if wanted is not None:
         raise UsageError(f"argument --connections: {why}: at most {room}")
-    show.line(f"{why}: {room} are opened")
+    print(f"{why}: {room} are opened", file=sys.stderr)
     return room
 
 

@@ -10,7 +10,7 @@ from .._errors import NotSupportedError
 from .._host import SystemDefaults
 from ..presets import PRESETS, Preset
 from ..tuning import describe
-from ._limits import descriptor_limit, somaxconn, syn_linear_timeouts
+from ._limits import syn_linear_timeouts
 from ._words import duration
 
 __all__ = ["Meaning", "forgetful", "meanings"]
@@ -21,7 +21,7 @@ _SYN_LONGEST = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """One situation, and how long it lasts by the defaults; None is for ever."""
+    """When a peer vanishes, what happens then, and after how many seconds; None is never."""
 
     about: str
     text: str
@@ -30,42 +30,29 @@ class Meaning:
 
 def meanings(defaults: SystemDefaults) -> list[Meaning]:
     """Say what happens by default, in words and numbers; empty where nothing is known."""
-    found = [*_idle(defaults), *_in_flight(defaults), *_connecting(defaults)]
-    limit, backlog = descriptor_limit(), somaxconn()
-    if limit is not None:
-        soft, hard = limit
-        found.append(Meaning("descriptors", f"{soft} for this process, the hard limit is {hard}"))
-    if backlog is not None:
-        found.append(Meaning("accept queue", f"{backlog} at most, whatever listen() asks for"))
-    return found
+    return [*_idle(defaults), *_in_flight(defaults), *_connecting(defaults)]
 
 
 def _idle(defaults: SystemDefaults) -> list[Meaning]:
     found = []
     if keepalive_by_default() is False:
-        text = "a vanished peer is never noticed: keepalive is off"
-        found.append(Meaning("idle", text))
+        found.append(Meaning("while idle", "never noticed: keepalive is off by default"))
     if defaults.idle is None or defaults.interval is None or defaults.count is None:
         return found
     after = rules.idle_death(defaults.idle, defaults.interval, defaults.count, 0)
     text = (
-        f"a vanished peer is noticed after {duration(after)} "
+        f"noticed after {duration(after)} "
         f"({defaults.idle} s + {defaults.count} * {defaults.interval} s)"
     )
-    return [*found, Meaning("idle, keepalive just on", text, after)]
+    return [*found, Meaning("while idle, keepalive on", text, after)]
 
 
 def _in_flight(defaults: SystemDefaults) -> list[Meaning]:
     if defaults.retries2 is None:
         return []
-    rto_max = defaults.rto_max or rules.RTO_MAX_DEFAULT
-    least = rules.retries_limit(rto_max, defaults.retries2)
-    most = rules.in_flight_death(0, rules.RTO_MIN, rto_max, defaults.retries2)
-    text = (
-        f"a vanished peer is noticed after {duration(least)} to {duration(most)} "
-        f"(tcp_retries2 = {defaults.retries2})"
-    )
-    return [Meaning("data in flight", text, most)]
+    least = rules.retries_limit(defaults.rto_max or rules.RTO_MAX_DEFAULT, defaults.retries2)
+    text = f"noticed after {duration(least)} or more (tcp_retries2 = {defaults.retries2})"
+    return [Meaning("with data in flight", text, least)]
 
 
 def _connecting(defaults: SystemDefaults) -> list[Meaning]:
@@ -74,8 +61,8 @@ def _connecting(defaults: SystemDefaults) -> list[Meaning]:
     after = syn_linear_timeouts() * _SYN_FIRST + sum(
         min(_SYN_FIRST * 2**retry, _SYN_LONGEST) for retry in range(defaults.syn_retries + 1)
     )
-    text = f"connect() gives up after {duration(after)} (tcp_syn_retries = {defaults.syn_retries})"
-    return [Meaning("connecting", text, after)]
+    text = f"connect() fails after {duration(after)} (tcp_syn_retries = {defaults.syn_retries})"
+    return [Meaning("while connecting", text, after)]
 
 
 def keepalive_by_default() -> bool | None:

@@ -22,8 +22,9 @@ JSON document (schema 1; keys are only added):
   guard        false with --no-guard
   connections elapsed
   detect_within  the limit in seconds
-  tuned        what the listener holds: idle interval count user_timeout rto_max
-               detects_idle_within detects_in_flight_within; null with --no-guard
+  tuned        what the listener holds; null with --no-guard: idle interval
+               count user_timeout rto_max detects_idle_within
+               detects_in_flight_within
   groups       list: name title connections healthy expected (list of states)
                found (state: number) right latency_median latency_worst
                ended slowest_end limit (the last three null if not required)

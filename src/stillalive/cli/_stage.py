@@ -18,7 +18,7 @@ from ._http_server import Board, serve
 from ._judge import Connection, Run
 from ._limits import CommandError
 from ._show import Show, Table, Tone
-from ._words import counted, joined, latency, seconds
+from ._words import counted, joined, seconds
 
 __all__ = ["PROBE_TIMEOUT", "Demo"]
 
@@ -83,7 +83,7 @@ class Demo:
             self.run.connections.append(connection)
         tuned = sum(c.tuned for c in self.run.connections)
         self.say(
-            f"{total} clients connected; {counted(tuned, total)} accepted sockets inherited that"
+            f"{total} clients connected; {counted(tuned, total)} accepted sockets have the deadline"
         )
 
     def misbehave(self) -> None:
@@ -93,16 +93,18 @@ class Demo:
             connection.group.act(connection.client)
             if not connection.group.ends:
                 continue
-            sock = connection.session.sock
-            connection.vanished_at = time.monotonic() - self._examiner.heard_ago(sock)
-            if connection.group.server is Server.ANSWERED and connection.session.job is not None:
-                connection.vanished_at = time.monotonic()
-                connection.session.job.finish()
+            heard_ago = self._examiner.heard_ago(connection.session.sock)
+            connection.vanished_at = time.monotonic() - heard_ago
         bad = [c.group.name.split("-")[0] for c in self.run.connections if not c.group.healthy]
         kinds = [f"{bad.count(kind)} {kind}" for kind in dict.fromkeys(bad)]
         living = len(self.run.connections) - len(bad)
         self.say(f"{living} clients wait or idle; now {joined(kinds)}")
         time.sleep(_QUIET)
+        for connection in self.run.connections:
+            if connection.group.server is Server.ANSWERING and connection.session.job is not None:
+                connection.vanished_at = time.monotonic()
+                connection.session.job.finish()
+        time.sleep(0.1)
 
     def look(self) -> None:
         """Examine every accepted socket: at once without asking, then asking all together."""

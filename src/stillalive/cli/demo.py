@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     show = output(json=arguments.json, plain=arguments.plain, color=not arguments.no_color)
     if not can_vanish():
         raise CommandError(f"{os_name()}: the demo needs Linux so far")
-    total = room_for(arguments.connections, _CONNECTIONS, show)
+    total = room_for(arguments.connections, _CONNECTIONS)
     examiner: Examiner = Plain() if arguments.no_guard else Guarded(PROBE_TIMEOUT)
     began = time.monotonic()
     with ExitStack() as stack:

@@ -53,11 +53,11 @@ JSON document (schema 1; keys are only added):
   options     list: name supported native unit range since evidence
   calls       the same list for calls
   defaults    idle interval count rto_max retries2 syn_retries (null: unknown)
-  meanings    list: about text seconds (null: for ever, or no time)
+  meanings    list: about text seconds (null: never)
   presets     list: name title layer timeout forgets_first refreshable
   limits      nofile_soft nofile_hard somaxconn
   extras      cli: version of rich, or null
-  self_check  list: name ok detail seconds; empty where something essential is missing
+  self_check  list: name ok detail seconds; empty if an essential is missing
   problems    list of texts
   Times are seconds."""
 
@@ -154,14 +154,27 @@ def _show_all(show: Show, findings: Findings) -> None:
     show.line(f"extra cli: {f'rich {rich}' if rich else wanted}")
     _show_capabilities(show, "What a socket can be told", can.options.values())
     _show_capabilities(show, "What can be asked", can.calls.values())
-    _heading(show, "The system's defaults, and what they mean")
-    table = Table(("when", "what happens"))
-    for meaning in findings.meanings:
-        table.add(meaning.about, meaning.text)
-    show.table(table)
+    if findings.meanings:
+        _heading(show, "The system's defaults: what happens when a peer vanishes")
+        table = Table(("the peer vanishes", "what happens"))
+        for meaning in findings.meanings:
+            table.add(meaning.about, meaning.text)
+        show.table(table)
     _show_presets(show, findings.defaults.idle)
+    _show_limits(show)
     if findings.steps:
         _show_steps(show, findings.steps)
+
+
+def _show_limits(show: Show) -> None:
+    _heading(show, "Limits")
+    descriptors, backlog = descriptor_limit(), somaxconn()
+    if descriptors is not None:
+        show.line("open descriptors of this process: {}, hard limit {}".format(*descriptors))
+    else:
+        show.line("open descriptors of this process: unlimited or unknown")
+    if backlog is not None:
+        show.line(f"longest accept queue, whatever listen() asks for: {backlog}")
 
 
 def _show_steps(show: Show, steps: list[Step]) -> None:
