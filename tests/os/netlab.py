@@ -517,6 +517,7 @@ class NetLab:
         """A connection of its own listener, after one exchange in each direction."""
         listener = self.listen(family, rtt=rtt, nat_resets=nat_resets)
         connection = self.connect(listener, prepare)
+        listener.sock.close()
         connection.exchange()
         return connection
 
@@ -532,9 +533,10 @@ class NetLab:
             if rtt not in self._relays:
                 self._relays[rtt] = self._start_relay(rtt)
             table = self._relays[rtt][0]
+        # TCP is 6: a minimal system has no /etc/protocols to find the name in.
         rules = (
-            f"rule add iif client ipproto tcp dport {port} lookup {table}",
-            f"rule add iif server ipproto tcp sport {port} lookup {table}",
+            f"rule add iif client ipproto 6 dport {port} lookup {table}",
+            f"rule add iif server ipproto 6 sport {port} lookup {table}",
         )
         for version in ("-4", "-6"):
             self.router.ip(*rules, family=version)
@@ -565,7 +567,9 @@ class NetLab:
     def close(self) -> None:
         """Close every socket made here, end the relays and delete the namespaces."""
         for sock in self._sockets:
-            sock.close()
+            # A descriptor the code under test has closed must not keep the network open.
+            with contextlib.suppress(OSError):
+                sock.close()
         self._cleanup.close()
         NetLab._open.discard(self)
 

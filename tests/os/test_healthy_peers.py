@@ -188,8 +188,8 @@ def late_tuning(lab: NetLab, within: float) -> None:
     time.sleep(within + 1.5)
     stillalive.tune(connection.client, detect_within=within)
     time.sleep(2 * within)
-    assert 0 < user_timeout(connection.client) <= within
     assert_untouched(connection)
+    assert 0 < user_timeout(connection.client) <= within
 
 
 @cases((6,))
@@ -213,6 +213,20 @@ def late_tuning_with_lost_probe(lab: NetLab, within: float) -> None:
     ending = wait_for_end(sock, within + 3)
     assert ending is not None, "the completed tuning does not find a dead peer"
     assert ending.moment - origin <= within + ALLOWANCE
+
+
+@cases((4,), (6,))
+def tuning_after_unanswered_probes(lab: NetLab, within: float) -> None:
+    """The kernel still counts what a probe asked during an outage that is over now."""
+    connection = lab.open()
+    time.sleep(1.2)
+    connection.cut()
+    assert stillalive.probe(connection.client, timeout=3).state is stillalive.State.SILENT
+    connection.heal()
+    stillalive.tune(connection.client, detect_within=within)
+    time.sleep(2 * within)
+    assert_untouched(connection)
+    assert 0 < user_timeout(connection.client) <= within
 
 
 @cases(())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import itertools
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import pytest
 
 import stillalive
 from stillalive import State
+from stillalive._backend import Backend
 
 from .netlab import (
     Connection,
@@ -58,7 +61,7 @@ def keepalive_off(sock: socket.socket) -> None:
 
 
 def keepalive_odd(sock: socket.socket) -> None:
-    for option, value in zip(KEEPALIVE_OPTIONS, ODD_VALUES):
+    for option, value in zip(KEEPALIVE_OPTIONS, ODD_VALUES, strict=True):
         sock.setsockopt(*option, value)
 
 
@@ -83,8 +86,10 @@ def quiet_connections(lab: NetLab) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def connection(quiet_connections: Iterator[Connection]) -> Connection:
-    return next(quiet_connections)
+def connection(quiet_connections: Iterator[Connection]) -> Iterator[Connection]:
+    opened = next(quiet_connections)
+    yield opened
+    opened.close()
 
 
 def test_answered(quiet_connections: Iterator[Connection]) -> None:
@@ -260,11 +265,12 @@ def test_probing_beside_traffic(connection: Connection) -> None:
     values = options(sock)
     stop = threading.Event()
 
-    def ask() -> list[State]:
-        states = []
-        while not stop.is_set():
-            states.append(stillalive.probe(sock).state)
-        return states
+    def ask() -> list[stillalive.Liveness]:
+        results = []
+        # A prober that never pauses would mostly compete for the interpreter.
+        while not stop.wait(0.002):
+            results.append(stillalive.probe(sock))
+        return results
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         echoing = pool.submit(echo, connection.server)
@@ -276,10 +282,11 @@ def test_probing_beside_traffic(connection: Connection) -> None:
                 converse(sock, 2000)
         finally:
             stop.set()
-            states = asking.result(timeout=20)
+            results = asking.result(timeout=20)
             sock.shutdown(socket.SHUT_WR)
             echoing.result(timeout=20)
-    assert set(states) == {State.ALIVE}
+    assert {result.state for result in results} == {State.ALIVE}
+    assert any(result.asked for result in results)
     assert options(sock) == values
 
 
@@ -323,6 +330,18 @@ def test_cancelled_aprobe_restores(connection: Connection, before: Setup) -> Non
     assert stillalive.probe(sock).state is State.ALIVE
 
 
+def test_tuning_during_a_probe_holds(connection: Connection) -> None:
+    sock = connection.client
+    connection.cut()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        asking = pool.submit(stillalive.probe, sock, timeout=0.6)
+        time.sleep(0.2)
+        stillalive.tune(sock, idle=100, interval=10, count=7)
+        assert asking.result(timeout=5).state is State.SILENT
+    assert options(sock) == (1, 100, 10, 7, 0)
+    assert wait_for_error(sock, 0) is False
+
+
 class Interrupted(Exception):
     """Raised by the signal handler in the midst of a probe."""
 
@@ -349,6 +368,71 @@ def test_interrupted_probe_restores(connection: Connection, before: Setup) -> No
     assert options(sock) == values
     connection.heal()
     assert stillalive.probe(sock).state is State.ALIVE
+
+
+def probe_interrupted_at(sock: socket.socket, number: int) -> str | None:
+    """Raise where the interpreter looks for signals the given time; where that was, if anywhere.
+
+    It looks when a function is entered, and after a call of what is no Python function. A class
+    is none; its constructor's return stands for the moment after it.
+    """
+    looks = 0
+    place = None
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal looks, place
+        module = frame.f_globals.get("__name__", "")
+        ours = module.startswith("stillalive.")
+        if module == __name__ or event not in ("call", "c_return", "return"):
+            return
+        looks += ours != (event == "return")
+        if looks == number and place is None:
+            place = f"{module}:{frame.f_lineno} ({event})"
+            raise Interrupted
+
+    previous = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        stillalive.probe(sock, timeout=0.002)
+    except Interrupted:
+        return place
+    finally:
+        sys.setprofile(previous)
+    return None
+
+
+# What an interrupted call leaves behind is collected, and the exception may strike in a
+# finalizer; that is no matter of this test.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupted_anywhere(quiet_connections: Iterator[Connection], impl: Backend) -> None:
+    """A signal handler may raise at any moment, also while the options are given back."""
+    lost = []
+    for number in itertools.count(1):
+        connection = next(quiet_connections)
+        sock = connection.client
+        values = options(sock)
+        connection.cut()
+        place = probe_interrupted_at(sock, number)
+        if place is None:
+            break
+        assert not wait_for_error(sock, 0), f"the descriptor was closed: interrupted at {place}"
+        # A prober that was not counted out would keep the next one from giving back.
+        stillalive.probe(sock, timeout=0.002)
+        # Without the compiled core giving back takes several steps that cannot be one.
+        if impl.NAME == "c" and options(sock) != values:
+            lost.append(place)
+        connection.close()
+    assert not lost
+
+
+def test_more_probes_than_the_kernel_counts(connection: Connection) -> None:
+    """The largest probe count there is must not become the number of probes that kills."""
+    connection.cut()
+    for _ in range(200):
+        assert stillalive.probe(connection.client, timeout=0.008).state is State.SILENT
+    connection.heal()
+    assert stillalive.probe(connection.client).state is State.ALIVE
 
 
 def test_death_by_keepalive_stays_with_the_owner(connection: Connection) -> None:
