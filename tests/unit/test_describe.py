@@ -20,7 +20,9 @@ def test_the_systems_defaults_are_folded_in(impl, tcp_pair):
     shown = describe(a)
     defaults = system_defaults()
     assert (shown.idle, shown.interval, shown.count) == (
-        defaults.idle, defaults.interval, defaults.count
+        defaults.idle,
+        defaults.interval,
+        defaults.count,
     )
     assert shown.rto_max in (None, defaults.rto_max)
     assert shown.enabled is False
@@ -67,16 +69,26 @@ def test_a_spared_reader_leaves_only_the_retries_to_mention(impl, tcp_pair):
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        ({"idle": 1, "interval": 1, "count": 2, "user_timeout": 9},
-         "user_timeout 9 s overrides count 2: an idle connection is given up after 9 s, not 3 s"),
-        ({"idle": 10, "interval": 5, "count": 3, "user_timeout": 12},
-         "user_timeout 12 s is not longer than idle + interval (15 s): a single lost probe"),
-        ({"idle": 10, "interval": 5, "count": 3, "user_timeout": 20},
-         "user_timeout 20 s falls on a probe"),
-        ({"idle": 10, "interval": 5, "count": 1},
-         "count 1: a single lost probe ends the connection after 5 s"),
-        ({"idle": 300, "interval": 5, "count": 3},
-         "idle 300 s is longer than the 240 s after which an Azure Load Balancer"),
+        (
+            {"idle": 1, "interval": 1, "count": 2, "user_timeout": 9},
+            "user_timeout 9 s overrides count 2: an idle connection is given up after 9 s, not 3 s",
+        ),
+        (
+            {"idle": 10, "interval": 5, "count": 3, "user_timeout": 12},
+            "user_timeout 12 s is not longer than idle + interval (15 s): a single lost probe",
+        ),
+        (
+            {"idle": 10, "interval": 5, "count": 3, "user_timeout": 20},
+            "user_timeout 20 s falls on a probe",
+        ),
+        (
+            {"idle": 10, "interval": 5, "count": 1},
+            "count 1: a single lost probe ends the connection after 5 s",
+        ),
+        (
+            {"idle": 300, "interval": 5, "count": 3},
+            "idle 300 s is longer than the 240 s after which an Azure Load Balancer",
+        ),
     ],
 )
 def test_unwise_combinations_are_told(impl, tcp_pair, policy, expected):
@@ -88,8 +100,9 @@ def test_unwise_combinations_are_told(impl, tcp_pair, policy, expected):
 def test_user_timeout_without_keepalive_is_told(impl, tcp_pair):
     a, _ = tcp_pair()
     a.setsockopt(socket.IPPROTO_TCP, 18, 5000)
-    assert any("without keepalive bounds only unanswered writes" in text
-               for text in describe(a).warnings)
+    assert any(
+        "without keepalive bounds only unanswered writes" in text for text in describe(a).warnings
+    )
 
 
 def counters(**changed: int) -> b.Info:
@@ -101,13 +114,15 @@ def test_a_long_rto_and_a_long_round_trip_are_told():
     slow = tcp_info_of(counters(rto_us=6_000_000, rtt_us=1_600_000))
     warnings = warnings_for(held, slow, None, 15)
     assert any("the retransmission timeout is 6 s now" in text for text in warnings)
-    assert any("round trip of 1.6 s is not shorter than interval * count" in text
-               for text in warnings)
+    assert any(
+        "round trip of 1.6 s is not shorter than interval * count" in text for text in warnings
+    )
 
 
 def test_tcp_info_is_in_seconds_and_honest_about_what_is_missing():
-    info = tcp_info_of(counters(rto_us=204_000, last_ack_recv_ms=1500, segs_in=-1,
-                                min_rtt_us=2**32 - 1))
+    info = tcp_info_of(
+        counters(rto_us=204_000, last_ack_recv_ms=1500, segs_in=-1, min_rtt_us=2**32 - 1)
+    )
     assert info.state is TcpState.ESTABLISHED
     assert info.rto == 0.204
     assert info.last_ack_recv == 1.5

@@ -24,9 +24,7 @@ hosts = st.builds(
 
 
 def meets_idle(found, bound):
-    death = rules.idle_death(
-        found.idle, found.interval, found.count, found.user_timeout or 0.0
-    )
+    death = rules.idle_death(found.idle, found.interval, found.count, found.user_timeout or 0.0)
     return rules.with_lateness(death) <= bound + 1e-6
 
 
@@ -174,8 +172,13 @@ def test_no_wish_is_a_type_error():
 
 @pytest.mark.parametrize(
     ("wish", "value"),
-    [("detect_within", True), ("middlebox", object()), ("tolerate", "5"), ("rtt", []),
-     ("spare_stalled", 1)],
+    [
+        ("detect_within", True),
+        ("middlebox", object()),
+        ("tolerate", "5"),
+        ("rtt", []),
+        ("spare_stalled", 1),
+    ],
 )
 def test_wishes_of_the_wrong_type_are_named(wish, value):
     with pytest.raises(TypeError, match=f"{wish}="):

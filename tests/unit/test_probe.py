@@ -13,8 +13,7 @@ import time
 
 import pytest
 
-from stillalive import KeepAlive, State, aprobe, describe, liveness, probe, tune
-from stillalive import _asking
+from stillalive import KeepAlive, State, _asking, aprobe, describe, liveness, probe, tune
 from stillalive import _backend as b
 from tests.unit.test_tune import held
 
@@ -309,8 +308,9 @@ def test_silence_warns_when_the_next_tick_ends_the_connection(deaf, fake_time, t
     assert "next tick" not in probe(a, timeout=3).reason
 
 
-def test_a_descriptor_that_comes_to_mean_another_socket_is_left_alone(deaf, fake_time, tcp_pair,
-                                                                      monkeypatch):
+def test_a_descriptor_that_comes_to_mean_another_socket_is_left_alone(
+    deaf, fake_time, tcp_pair, monkeypatch
+):
     a, _ = tcp_pair()
     other, _ = tcp_pair()
     number = a.fileno()
