@@ -270,4 +270,7 @@ def _tolerant(
     # Off, unless the retransmissions themselves would run out too early.
     enough = rules.retries_limit(rules.RTO_MAX_DEFAULT, host.retries2) - rules.RTO_MAX_DEFAULT
     user_timeout = 0.0 if outage <= enough else outage + 2 * rules.RTO_MAX_DEFAULT
-    return Planned(idle, interval, count, user_timeout, None)
+    # The bound of the retransmissions is part of it: a small one left on the
+    # socket would have them run out within seconds.
+    rto_max = rules.RTO_MAX_DEFAULT if host.has_rto_max else None
+    return Planned(idle, interval, count, user_timeout, rto_max)

@@ -151,6 +151,15 @@ def test_a_policy_and_keywords_exclude_each_other(impl, tcp_pair):
         tune(a, 30)  # type: ignore[arg-type]
 
 
+def test_an_outage_is_tolerated_whatever_was_tuned_before(impl, tcp_pair):
+    a, _ = tcp_pair()
+    tune(a, detect_within=30)
+    tune(a, tolerate=60)
+    shown = describe(a)
+    assert shown.detects_in_flight_within > 120
+    assert shown.detects_idle_within > 60
+
+
 def test_values_beside_wishes_hold_together_or_raise(impl, tcp_pair):
     a, _ = tcp_pair()
     result = tune(a, detect_within=30, interval=4)
