@@ -253,6 +253,43 @@ int ka_question_ask(struct ka_question *question, int64_t now_ms,
 /* Give the options back; also right when nothing was asked, and twice. */
 int ka_question_end(struct ka_question *question, struct ka_fault *fault);
 
+/* ---- activity --------------------------------------------------------- */
+
+/* What touching one registered connection takes: a few loads, and a store
+ * when the tick has changed. Valid while the Handle it was taken from exists,
+ * also after the connection was unregistered: it is stale then, and a touch
+ * reaches nobody else. Any thread, no lock, no Python. */
+struct ka_mark {
+    void *word; /* the members are the library's own */
+    void *cold;
+    void *page;
+    void *loop;
+    uint32_t generation;
+    uint32_t slot;
+};
+
+/* Note activity now. 1, or 0 when stale. */
+int ka_touch_now(const struct ka_mark *mark);
+
+/* What other extensions get from the capsule "stillalive._core.api", so that
+ * they need not link with this package. Members are only ever added at the
+ * end: check `size`, or that `version` is KA_API_VERSION. */
+#define KA_API_VERSION 1
+struct ka_api {
+    int32_t version;
+    int32_t size; /* sizeof (struct ka_api) of the package that is there */
+    int (*touch_now)(const struct ka_mark *mark);
+    /* `handle` is a PyObject *, a stillalive Handle of a compiled Selector.
+     * 0, or -EINVAL when it is none. With the GIL; this is the only one that
+     * needs it. Hold a reference to the handle while using the mark. */
+    int (*mark_of)(void *handle, struct ka_mark *mark);
+    int (*apply)(ka_sock sock, const struct ka_policy *policy,
+                 struct ka_policy *out, struct ka_fault *fault);
+    int (*apply_fresh)(ka_sock sock, const struct ka_policy *policy,
+                       struct ka_fault *fault);
+    int (*check)(ka_sock sock, struct ka_verdict *verdict);
+};
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,7 +16,7 @@ bite() {
     dir=$out/$1
     rm -rf "$dir"
     mkdir -p "$dir/ext"
-    cp -r "$ext/include" "$ext/core" "$ext/sockopt" "$dir/ext"
+    cp -r "$ext/include" "$ext/core" "$ext/sockopt" "$ext/poll" "$dir/ext"
     sed "$3" "$ext/$2" >"$dir/ext/$2"
     if cmp -s "$ext/$2" "$dir/ext/$2"; then
         miss "$1" "the source has changed, this one breaks nothing now"
@@ -75,6 +75,125 @@ bite race $linux \
     tsan test_threads ThreadSanitizer
 bite unset $live 's/verdict->unanswered = unanswered(info);/(void)unanswered;/' \
     msan smoke_liveness MemorySanitizer
+
+epoll=poll/epoll.c
+fallback=poll/pollfallback.c
+
+bite no-growth $epoll 's/while (count == poller->room &&/while (count > poller->room \&\&/' \
+    plain test_poller 'epoll more_than_the_array_holds'
+bite undrained $epoll 's/if (unpack(\(.*\)))/if (unpack(\1) > 1)/' \
+    plain test_poller 'epoll a_wake_comes_before_the_wait'
+bite unpacks-over-unread $epoll 's/(size_t)room \* spare/(size_t)(room > 0) * spare/' \
+    plain test_poller 'epoll tags_come_back_whole'
+bite too-small $epoll 's/malloc((size_t)room/malloc((size_t)count/' \
+    asan test_poller AddressSanitizer
+bite closed-spins $fallback 's/drop(poller, place);/place++;/' \
+    plain test_poller 'poll a_closed_descriptor_is_forgotten'
+bite closed-ends-the-wait $fallback 's/rc != 0 || left == 0/rc >= 0/' \
+    plain test_poller 'poll a_closed_descriptor_is_forgotten'
+bite hole-left $fallback 's/if (((bucket - home) & mask) < .*/if (home <= mask)/' \
+    plain test_poller 'poll any_order_of_calls'
+bite tag-left $fallback 's/poller->tag\[place\] = poller->tag\[last\];//' \
+    plain test_poller 'poll any_order_of_calls'
+bite no-lag core/clock.c 's/(ms + ka_os_clock_lag_ms()/(ms/' \
+    plain test_clock limits_are_never_early
+bite wrong-side-of-fork core/os_posix.c 's/(NULL, NULL, count_fork)/(NULL, count_fork, NULL)/' \
+    plain test_clock forks_are_counted_in_the_child
+
+loop=core/loop.c
+registry=core/registry.c
+
+bite one-look $loop \
+    's/if (due || rc < 0) {/if (due \&\& rc >= 0) {\n take(loop, rc, now);\n expire(loop, now);\n } else if (rc < 0) {/' \
+    plain test_loop_time after_a_wait_idleness_needs_a_second_look
+bite interrupted-look $loop \
+    's/} while (rc == -EINTR && --tries > 0);/} while (--tries < 0);\n    if (rc == -EINTR)\n        rc = 0;/' \
+    plain test_loop_time an_interrupted_poll_calls_nobody_idle
+bite no-stamp $loop 's/touched |= ka_place_touch(&place, now);//' \
+    plain test_loop readiness_is_told_and_stamps
+bite stale-told $loop 's/if (entry->generation != place.generation)/if (0)/' \
+    plain test_loop a_dup_left_open_is_reported_no_more
+bite stale-for-ever $loop 's/(void)renew(loop);/(void)0;/' \
+    plain test_loop a_dup_left_open_is_reported_no_more
+bite stop-counts $loop 's/if (excess <= 0)/if (excess <= 1 << 30)/' \
+    plain test_loop_time a_long_callback_expires_nobody
+bite parents-set $loop 's/unsigned generation = ka_os_fork_generation();/&\n    return 0;/' \
+    plain test_loop a_child_that_only_removes_leaves_the_parent_s
+bite parents-sleep $loop 's/return 0; .. it is the parent.*/(void)0;/' \
+    plain test_loop a_child_has_a_set_of_its_own
+bite stale-answer $loop 's/loop->waited = -EINTR;//' \
+    asan test_loop a_fork_inside_a_round_looks_again
+bite sleeps-on $registry 's/if (atomic_fetch_or(&loop->asleep, 0))/if (0)/' \
+    plain test_loop_wake a_rescue_makes_a_sleeper_look_at_the_new_deadline
+bite too-awake $loop 's/if (take_wake(loop) || loop->count > 0)/if (rc > 0 || take_wake(loop))/' \
+    plain test_loop_wake a_rescue_does_not_end_a_round
+bite closed-under-wakers $loop 's/ && atomic_load(&loop->wakers) == 0//' \
+    tsan test_loop_wake ThreadSanitizer
+bite late-limit $registry '/^int ka_loop_set_limit/,/^}/s/ka_moved(loop);//' \
+    plain test_loop_time limits_change_and_rest
+
+table=core/table.c
+
+bite early core/table.h 's/last + limit + 1/last + limit/' \
+    plain test_table never_early_never_late
+bite rescued-for-ever $table 's/lower_both(place->page, place->slot .*;//' \
+    plain test_table a_touch_rescues_what_is_due
+bite any-generation core/table.h 's/(seen >> 32) != place->generation/(seen >> 32) == 0/' \
+    plain test_table ids_go_stale
+bite generation-0 $table 's/next ? next : 1/next/' \
+    plain test_table generations_leave_0_out
+bite big-is-late $table 's/ka_tick_since(now, bound) >= 0/now >= bound/' \
+    plain test_table a_late_sweep_across_the_wrap
+bite no-room-no-bound $table 's/sweep->full = 1;/&\n            return KA_NONE;/' \
+    plain test_table_model 'a due entry was not claimed'
+bite no-room-no-bound-fuzzed $table 's/sweep->full = 1;/&\n            return KA_NONE;/' \
+    plain smoke_table 'next comes after a deadline'
+bite always-from-the-start $table 's/table->cursor = index.*;/table->cursor = 0;/' \
+    plain test_table the_sweep_goes_round
+bite limitless-due $table 's/(limit == KA_NO_LIMIT)/(limit > KA_NO_LIMIT)/' \
+    plain test_table without_a_limit
+bite room-without-memory $table 's/    if (larger == NULL)/    table->room = room;\n&/' \
+    asan test_table_memory 'null pointer'
+# Races: what is broken is also made slow, so that it shows every time.
+slow='for (volatile int spin = 3000; spin > 0; spin--) {}'
+bite scan-then-store $table \
+    "s/(void)atomic_exchange(&page->bound.block., KA_NEVER);//
+    s/if (least != KA_NONE)/$slow atomic_store(\&page->bound[block], least == KA_NONE ? KA_NEVER : now + (ka_tick)least); if (0)/" \
+    plain test_table_threads 'late is'
+bite claim-by-store $table \
+    "s/if (!atomic_compare_exchange_strong(&page->word.at., &seen,/$slow if (!atomic_exchange(\&page->word[at],/" \
+    plain test_table_threads 'wrong_idle is'
+bite touch-by-store $table \
+    "s/} while (!atomic_compare_exchange_weak(/$slow } while (!atomic_exchange(place->word, make_word(place->generation, wanted)) \&\& !atomic_compare_exchange_weak(/" \
+    plain test_table_threads 'late is\|strangers is'
+bite unordered-growth $table \
+    '/shared_pages, table->pages/,/;/s/memory_order_release/memory_order_relaxed/' \
+    tsan test_table_threads ThreadSanitizer
+
+stream=core/stream.c
+conn=core/conn.c
+
+bite no-linger $conn 's/if (rc < 0 || nothing_to_wait_for(conn))/if (nothing_to_wait_for(conn) || rc <= 0)/' \
+    plain test_stream_ends closing_with_unread_input_loses_no_answer
+bite spins-at-eof $conn 's/(KA_CONN_PAUSED | KA_CONN_PEER_DONE)/KA_CONN_PAUSED/' \
+    plain test_stream the_peer_may_end_its_side_first
+bite unsent-is-idle $conn 's/(void)ka_loop_pause(&stream->loop, conn->id);//' \
+    plain test_stream_ends the_silent_one_ends_and_no_other
+bite idle-by-hearsay $stream 's/idle_ms < (int64_t)limit/idle_ms < 0 * (int64_t)limit/' \
+    plain test_stream_ends an_idle_one_is_rescued_before_its_turn
+bite half-an-answer $conn \
+    '/^int ka_conn_write(/,/^}/s/ka_conn_queue(stream, conn, KA_CONN_LOOK);/ka_conn_may_leave(stream, conn);/' \
+    plain test_stream_ends an_owed_answer_is_given_before_age_ends_it
+bite freed-too-early $conn \
+    '/^void ka_conn_drop/,/^}/s/if (conn->flags & KA_CONN_TOLD)/if (1)/' \
+    asan test_stream_ends AddressSanitizer
+bite shed-for-nobody core/accept.c \
+    's/(stream->accepts_left < KA_ACCEPTS || !make_room(stream))/!make_room(stream)/' \
+    plain test_stream_accept one_too_many_sheds_the_longest_idle
+bite told-without-end core/accept.c 's/stream->flags & KA_STREAM_REFUSING/0/' \
+    plain test_stream_accept without_descriptors_the_listener_rests
+bite out-of-order $conn 's/if (conn->buffered == 0) {/if (1) {/' \
+    plain test_stream a_megabyte_is_echoed_through_small_buffers
 
 if [ "$missed" -gt 0 ]; then
     echo "bites: $missed MISSED, $caught passed"

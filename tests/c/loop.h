@@ -1,6 +1,6 @@
 /* loop.h - real TCP connections over the loopback. */
-#ifndef KA_LOOP_H
-#define KA_LOOP_H
+#ifndef KA_LOOPBACK_H
+#define KA_LOOPBACK_H
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -16,7 +16,7 @@ from . import tree
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "_version _errors _values _backend _rules",
+        "_version _errors _values _backend _borrowed _include _rules",
         "_pure _core",
         "_impl",
         "_asking _captable _host _pending _planning _sockets presets",
@@ -38,18 +38,26 @@ SIBLINGS_APART = frozenset(("_pure", "_core", "tuning", "liveness"))
 # the header of its folder. `core` files are listed one by one.
 FOLDER_HEADERS = {
     "ext/sockopt": {"sockopt.h", "unsupported.h", "stillalive.h"},
-    "ext/poll": {"backend.h"},
+    "ext/poll": {"backend.h", "os.h"},
     "ext/diag": {"diag.h"},
     "ext/include": set[str](),
 }
 CORE_HEADERS = {
     "policy": {"sockopt.h", "stillalive.h"},
     "liveness": {"sockopt.h", "stillalive.h"},
-    "clock": set[str](),
+    "os": {"stillalive.h"},
+    "os_posix": {"os.h"},
+    "os_windows": {"os.h"},
+    "clock": {"os.h"},
     "table": {"clock.h"},
+    "table_scan": {"table.h"},
     "ring": {"clock.h"},
+    "loop": {"table.h", "clock.h", "backend.h", "registry.h", "stillalive.h"},
+    "registry": {"loop.h"},
     "watcher": {"table.h", "ring.h", "clock.h", "sockopt.h", "diag.h", "stillalive.h"},
-    "stream": {"table.h", "ring.h", "clock.h", "backend.h", "sockopt.h", "stillalive.h"},
+    "stream": {"loop.h", "conn.h", "stillalive.h"},
+    "conn": {"stream.h"},
+    "accept": {"conn.h", "sockopt.h"},
 }
 PORTABLE = """
     assert.h errno.h inttypes.h limits.h stdatomic.h stdbool.h stddef.h stdint.h stdlib.h string.h

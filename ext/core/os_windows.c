@@ -1,0 +1,353 @@
+/* os_windows.c - clock, poll, wake and sockets of Windows.
+ *
+ * What can go wrong, and how this file stops it:
+ *
+ * Clock. The interrupt time without sleep costs one load, but moves only
+ * with the timer interrupt, every 15.6 ms unless some program wants it
+ * finer. That is the lag which limits are rounded up by.
+ *
+ * WSAPoll is poll(2) but for this: it refuses an empty set, and one in which
+ * every socket is closed; passing over an entry is not dependable; a peer's
+ * FIN may show as a hang-up with nothing to read; there are no signals. The
+ * set that it gets holds the wanted entries only.
+ *
+ * Wake. A UDP socket that is connected to itself: the system has no pipe
+ * that WSAPoll takes. Nobody else can send to it. When its buffer is full it
+ * is readable, and a lost datagram does no harm.
+ *
+ * Errors. Every WSA error is made an errno of the C library in one place.
+ */
+#ifndef _WIN32_WINNT
+#define _WIN32_WINNT 0x0A00
+#endif
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#include "os.h"
+
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <windows.h>
+#include <realtimeapiset.h>
+
+#include <errno.h>
+#include <string.h>
+
+#define KA_MS_UNITS 10000 /* of 100 ns */
+#define KA_TICK_UNITS 100000
+#define KA_LAG_MS 16
+
+#define KA_MOST_SLICES 64
+#define KA_MOST_BYTES ((size_t)1 << 30)
+
+/* ---- errors ------------------------------------------------------------- */
+
+static const struct {
+    int theirs;
+    int ours;
+} ka_errors[] = {
+    {WSAEWOULDBLOCK, EAGAIN},
+    {WSAEINTR, EINTR},
+    {WSAECONNRESET, ECONNRESET},
+    {WSAECONNABORTED, ECONNABORTED},
+    {WSAENETRESET, ENETRESET},
+    {WSAESHUTDOWN, EPIPE},
+    {WSAETIMEDOUT, ETIMEDOUT},
+    {WSAECONNREFUSED, ECONNREFUSED},
+    {WSAEHOSTUNREACH, EHOSTUNREACH},
+    {WSAENETUNREACH, ENETUNREACH},
+    {WSAENETDOWN, ENETDOWN},
+    {WSAENOTCONN, ENOTCONN},
+    {WSAENOBUFS, ENOBUFS},
+    {WSAEMFILE, EMFILE},
+    {WSAENOTSOCK, EBADF},
+    {WSAEBADF, EBADF},
+    {WSA_INVALID_HANDLE, EBADF},
+    {WSA_NOT_ENOUGH_MEMORY, ENOMEM},
+    {WSAEINVAL, EINVAL},
+    {WSAEFAULT, EFAULT},
+    {WSAEACCES, EACCES},
+    {WSAEMSGSIZE, EMSGSIZE},
+    {WSAEOPNOTSUPP, EOPNOTSUPP},
+    {WSAEAFNOSUPPORT, EAFNOSUPPORT},
+    {WSAEPROTONOSUPPORT, EPROTONOSUPPORT},
+    {WSAENOPROTOOPT, ENOPROTOOPT},
+    {WSAEADDRINUSE, EADDRINUSE},
+    {WSAEADDRNOTAVAIL, EADDRNOTAVAIL},
+    {WSAEINPROGRESS, EINPROGRESS},
+    {WSAEALREADY, EALREADY},
+    {WSAEISCONN, EISCONN},
+};
+
+static int errno_of(int error) {
+    size_t i;
+
+    for (i = 0; i < sizeof ka_errors / sizeof ka_errors[0]; i++)
+        if (ka_errors[i].theirs == error)
+            return ka_errors[i].ours;
+    return error ? EIO : 0;
+}
+
+static int failed(void) {
+    int error = errno_of(WSAGetLastError());
+
+    return -(error ? error : EIO);
+}
+
+/* ---- time and fork ------------------------------------------------------ */
+
+int64_t ka_os_now_ms(void) {
+    ULONGLONG now = 0;
+
+    QueryUnbiasedInterruptTime(&now);
+    return (int64_t)(now / KA_MS_UNITS);
+}
+
+uint32_t ka_os_tick(void) {
+    ULONGLONG now = 0;
+
+    QueryUnbiasedInterruptTime(&now);
+    return (uint32_t)(now / KA_TICK_UNITS);
+}
+
+int64_t ka_os_clock_lag_ms(void) {
+    return KA_LAG_MS;
+}
+
+unsigned ka_os_fork_generation(void) {
+    return 0;
+}
+
+/* ---- poll --------------------------------------------------------------- */
+
+/* First what WSAPoll takes, then the places that it stands for. */
+size_t ka_os_poll_room(size_t n) {
+    return n * (sizeof(WSAPOLLFD) + sizeof(uint32_t));
+}
+
+static uint32_t found_of(short revents) {
+    return (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
+           (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
+           (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
+           (revents & POLLHUP ? (uint32_t)KA_HANGUP : 0u) |
+           (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
+}
+
+/* WSAPoll has refused the set for a socket that is none: find which. */
+static int find_closed(struct ka_os_polled *polled, size_t n) {
+    int type, size, count = 0;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (!polled[i].wanted)
+            continue;
+        size = sizeof type;
+        if (getsockopt(polled[i].fd, SOL_SOCKET, SO_TYPE, (char *)&type,
+                       &size) == 0 ||
+            WSAGetLastError() != WSAENOTSOCK)
+            continue;
+        polled[i].found = KA_CLOSED;
+        count++;
+    }
+    return count ? count : -EBADF;
+}
+
+int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
+               void *room) {
+    WSAPOLLFD *seen = room;
+    uint32_t *place = (uint32_t *)(seen + n);
+    ULONG used = 0;
+    size_t i;
+    int count;
+
+    for (i = 0; i < n; i++) {
+        polled[i].found = 0;
+        if (!polled[i].wanted)
+            continue;
+        seen[used].fd = polled[i].fd;
+        seen[used].events =
+            (SHORT)((polled[i].wanted & KA_READ ? POLLRDNORM : 0) |
+                    (polled[i].wanted & KA_WRITE ? POLLWRNORM : 0));
+        seen[used].revents = 0;
+        place[used++] = (uint32_t)i;
+    }
+    if (used == 0) {
+        Sleep(timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
+        return 0;
+    }
+    count = WSAPoll(seen, used, timeout_ms < 0 ? -1 : timeout_ms);
+    if (count < 0)
+        return WSAGetLastError() == WSAENOTSOCK ? find_closed(polled, n)
+                                                : failed();
+    for (i = 0; count > 0 && i < used; i++)
+        polled[place[i]].found = found_of(seen[i].revents);
+    return count;
+}
+
+/* ---- wake --------------------------------------------------------------- */
+
+static int make_ready(ka_sock sock) {
+    u_long on = 1;
+
+    if (ioctlsocket(sock, (long)FIONBIO, &on) != 0)
+        return failed();
+    SetHandleInformation((HANDLE)sock, HANDLE_FLAG_INHERIT, 0);
+    return 0;
+}
+
+static int connect_to_itself(SOCKET sock) {
+    struct sockaddr_in self;
+    int size = sizeof self;
+    BOOL only = TRUE;
+
+    memset(&self, 0, sizeof self);
+    self.sin_family = AF_INET;
+    self.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(sock, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&only,
+               sizeof only);
+    if (bind(sock, (const struct sockaddr *)&self, size) != 0 ||
+        getsockname(sock, (struct sockaddr *)&self, &size) != 0 ||
+        connect(sock, (const struct sockaddr *)&self, size) != 0)
+        return failed();
+    return make_ready(sock);
+}
+
+/* Counted by the system: each start has its cleanup. */
+int ka_os_wake_open(ka_sock wake[2]) {
+    WSADATA unused;
+    SOCKET sock;
+    int rc = WSAStartup(MAKEWORD(2, 2), &unused);
+
+    if (rc != 0)
+        return -errno_of(rc);
+    sock = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+    if (sock == INVALID_SOCKET) {
+        rc = failed();
+    } else {
+        rc = connect_to_itself(sock);
+        if (rc < 0)
+            closesocket(sock);
+    }
+    if (rc < 0)
+        WSACleanup();
+    else
+        wake[0] = wake[1] = sock;
+    return rc;
+}
+
+void ka_os_wake_close(ka_sock wake[2]) {
+    ka_os_close(wake[0]);
+    wake[0] = wake[1] = (ka_sock)INVALID_SOCKET;
+    WSACleanup();
+}
+
+int ka_os_wake(const ka_sock wake[2]) {
+    DWORD before = GetLastError();
+    int rc = 0;
+
+    if (send(wake[1], "", 1, 0) < 0 && WSAGetLastError() != WSAEWOULDBLOCK &&
+        WSAGetLastError() != WSAENOBUFS)
+        rc = failed();
+    SetLastError(before);
+    return rc;
+}
+
+void ka_os_wake_drain(const ka_sock wake[2]) {
+    char dropped[16];
+
+    while (recv(wake[0], dropped, sizeof dropped, 0) >= 0)
+        ;
+}
+
+/* ---- sockets ------------------------------------------------------------ */
+
+static void copy_peer(const struct sockaddr_storage *from,
+                      struct ka_os_peer *peer) {
+    const struct sockaddr_in *four = (const struct sockaddr_in *)from;
+    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
+
+    memset(peer, 0, sizeof *peer);
+    if (from->ss_family == AF_INET) {
+        peer->family = 4;
+        peer->port = ntohs(four->sin_port);
+        memcpy(peer->address, &four->sin_addr, 4);
+    } else if (from->ss_family == AF_INET6) {
+        peer->family = 6;
+        peer->port = ntohs(six->sin6_port);
+        peer->flow = ntohl(six->sin6_flowinfo);
+        peer->scope = six->sin6_scope_id;
+        memcpy(peer->address, &six->sin6_addr, 16);
+    }
+}
+
+int ka_os_accept(ka_sock listener, ka_sock *out, struct ka_os_peer *peer) {
+    struct sockaddr_storage from = {.ss_family = AF_UNSPEC};
+    int size = sizeof from, rc;
+    SOCKET sock = accept(listener, (struct sockaddr *)&from, &size);
+
+    if (sock == INVALID_SOCKET)
+        return failed();
+    rc = make_ready(sock);
+    if (rc < 0) {
+        ka_os_close(sock);
+        return rc;
+    }
+    if (peer)
+        copy_peer(&from, peer);
+    *out = sock;
+    return 0;
+}
+
+int64_t ka_os_receive(ka_sock sock, void *buffer, size_t size) {
+    int got = recv(sock, buffer,
+                   (int)(size < KA_MOST_BYTES ? size : KA_MOST_BYTES), 0);
+
+    return got < 0 ? failed() : got;
+}
+
+int64_t ka_os_send(ka_sock sock, const struct ka_os_slice *slices, int count) {
+    WSABUF part[KA_MOST_SLICES];
+    size_t left = KA_MOST_BYTES;
+    DWORD sent = 0;
+    int i;
+
+    if (count > KA_MOST_SLICES)
+        count = KA_MOST_SLICES;
+    for (i = 0; i < count && left > 0; i++) {
+        part[i].buf = (char *)slices[i].data;
+        part[i].len = (ULONG)(slices[i].size < left ? slices[i].size : left);
+        left -= part[i].len;
+    }
+    if (WSASend(sock, part, (DWORD)i, &sent, 0, NULL, NULL) != 0)
+        return failed();
+    return (int64_t)sent;
+}
+
+int ka_os_shut_write(ka_sock sock) {
+    return shutdown(sock, SD_SEND) != 0 ? failed() : 0;
+}
+
+void ka_os_no_delay(ka_sock sock) {
+    int on = 1;
+
+    setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
+}
+
+int ka_os_pending_error(ka_sock sock) {
+    int error = 0;
+    int size = sizeof error;
+
+    if (getsockopt(sock, SOL_SOCKET, SO_ERROR, (char *)&error, &size) != 0)
+        return -failed();
+    return errno_of(error);
+}
+
+void ka_os_reset_on_close(ka_sock sock) {
+    struct linger now = {1, 0};
+
+    setsockopt(sock, SOL_SOCKET, SO_LINGER, (const char *)&now, sizeof now);
+}
+
+void ka_os_close(ka_sock sock) {
+    (void)closesocket(sock);
+}
