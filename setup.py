@@ -7,11 +7,13 @@ STILLALIVE_DEBUG=1  -Werror and assertions, as CI builds
 """
 
 import os
+import shutil
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
-CORE = ["ext/core/policy.c", "ext/core/liveness.c"]
 SOCKOPT = {
     "linux": "linux",
     "darwin": "darwin",
@@ -21,15 +23,26 @@ SOCKOPT = {
     "openbsd": "bsd",
     "dragonfly": "bsd",
 }
+POLL = {"linux": ["epoll"]}
+INCLUDED = ["ext/include/stillalive.h", "ext/include/stillalive.pxd"]
+"""What C and Cython extensions of others need: stillalive.get_include() is where it lies."""
 
 
 def wanted(name):
     return os.environ.get(name, "") not in ("", "0")
 
 
-def sockopt_source():
-    system = next((s for s in SOCKOPT if sys.platform.startswith(s)), None)
-    return f"ext/sockopt/{SOCKOPT.get(system, 'none')}.c"
+def for_this_system(choices, default):
+    return next((choices[s] for s in choices if sys.platform.startswith(s)), default)
+
+
+def c_sources():
+    system = "windows" if sys.platform == "win32" else "posix"
+    core = [name for name in glob("ext/core/*.c") if "os_" not in name]
+    core.append(f"ext/core/os_{system}.c")
+    poll = [*for_this_system(POLL, []), "pollfallback"]
+    sockopt = for_this_system(SOCKOPT, "none")
+    return [*sorted(core), *(f"ext/poll/{name}.c" for name in poll), f"ext/sockopt/{sockopt}.c"]
 
 
 def extension():
@@ -45,23 +58,46 @@ def extension():
     if wanted("STILLALIVE_ABI3"):
         macros.append(("Py_LIMITED_API", "0x030B0000"))
         options["py_limited_api"] = True
-    flags = [] if sys.platform == "win32" else ["-std=c11", "-fvisibility=hidden"]
-    if wanted("STILLALIVE_DEBUG") and sys.platform != "win32":
-        flags += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
+    if sys.platform == "win32":
+        flags = ["/std:c11", "/experimental:c11atomics"]
+    else:
+        flags = ["-std=c11", "-fvisibility=hidden"]
+        if wanted("STILLALIVE_DEBUG"):
+            flags += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
+    folders = ["ext/include", "ext/sockopt", "ext/core", "ext/poll", "ext/binding"]
     module = Extension(
         "stillalive._core",
-        ["ext/binding/_core.pyx" if cythonize else generated, *CORE, sockopt_source()],
-        include_dirs=["ext/include", "ext/sockopt"],
+        ["ext/binding/_core.pyx" if cythonize else generated, *c_sources()],
+        include_dirs=folders,
         libraries=["ws2_32"] if sys.platform == "win32" else [],
         extra_compile_args=flags,
         define_macros=macros,
-        depends=["ext/include/stillalive.h", "ext/sockopt/sockopt.h", "ext/sockopt/unsupported.h"],
+        depends=sorted(glob("ext/*/*.h") + glob("ext/*/*.px[di]")),
         **options,
     )
     if cythonize is None:
         return [module]
-    return cythonize([module], include_path=["ext/binding"], emit_linenums=False)
+    return cythonize([module], include_path=["ext/include", "ext/binding"], emit_linenums=False)
+
+
+class BuildWithHeaders(build_py):
+    """Put the public headers into the package; an editable install uses them where they are."""
+
+    def _copies(self):
+        folder = os.path.join(self.build_lib, "stillalive", "include")
+        return {name: os.path.join(folder, os.path.basename(name)) for name in INCLUDED}
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._copies().items():
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                shutil.copyfile(source, target)
+
+    def get_outputs(self, include_bytecode=True):
+        copies = [] if self.editable_mode else list(self._copies().values())
+        return super().get_outputs(include_bytecode) + copies
 
 
 pure = wanted("STILLALIVE_PURE") or sys.implementation.name != "cpython"
-setup(ext_modules=[] if pure else extension())
+setup(ext_modules=[] if pure else extension(), cmdclass={"build_py": BuildWithHeaders})

@@ -1,12 +1,12 @@
 # cython: language_level=3, binding=False, embedsignature=False
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, always_allow_keywords=False
 """Translate between Python and the C core: types, errors, ownership.
 
-No decision is taken here. The GIL is kept throughout: every call is one to
-twelve short system calls on one descriptor, and giving the GIL away costs
-more than they do.
+No decision is taken here. The GIL is given away only to sleep in a loop: all
+other calls are a few short system calls on one descriptor, and giving the GIL
+away costs more than they do.
 """
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from stillalive cimport *
 
@@ -205,3 +205,8 @@ cdef class Question:
         cdef int rc = ka_question_end(&self.question, &at)
         if rc < 0:
             _raise_option(self.fd, rc, &at)
+
+
+include "engine.pxi"
+include "api.pxi"
+include "server.pxi"

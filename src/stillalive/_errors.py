@@ -6,8 +6,9 @@ import errno
 import os
 import socket
 import sys
+import weakref
 
-__all__ = ["NotSupportedError", "StillAliveError"]
+__all__ = ["ConnectionEndedError", "NotSupportedError", "StillAliveError"]
 
 Kind = tuple[int, int, int, bool]
 
@@ -28,6 +29,63 @@ class NotSupportedError(StillAliveError, OSError):
     ``errno`` is ``ENOPROTOOPT`` or ``EOPNOTSUPP``; the message names the
     option or call, what the socket is, and the version that has it.
     """
+
+
+_ENDED = {
+    "idle": "nothing was received or sent for idle_timeout",
+    "shed": "more than max_connections: it had been idle for longest",
+    "age": "max_age is over",
+    "shutdown": "the server was closed",
+}
+
+
+class ConnectionEndedError(StillAliveError, ConnectionError):
+    """Say why a ``Server`` ended a connection by itself; ``connection_lost`` gets it.
+
+    ``reason``: ``"idle"`` (``idle_timeout``), ``"shed"`` (``max_connections``),
+    ``"age"`` (``max_age``) or ``"shutdown"`` (the server's ``close``).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"connection ended by the server: {_ENDED[reason]}")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ConnectionEndedError], tuple[str]]:
+        return type(self), (self.reason,)
+
+
+class _Raiser:
+    """A callback that raises; its repr is what the report says it happened in."""
+
+    def __init__(self, exception: BaseException, where: str) -> None:
+        self._exception: BaseException | None = exception
+        self._where = where
+
+    def __call__(self, _gone: object) -> None:
+        exception, self._exception = self._exception, None
+        try:
+            if exception is not None:
+                raise exception
+        finally:
+            del exception  # or it would hold this frame, and the frame it
+
+    def __repr__(self) -> str:
+        return self._where
+
+
+class _Gone:
+    __slots__ = ("__weakref__",)
+
+
+def report_unraisable(exception: BaseException, where: str) -> None:
+    """Hand an exception that nobody can catch to ``sys.unraisablehook``, traceback and all.
+
+    The hook takes an object that only the interpreter can make, so it must be
+    the one that calls: it does when the callback of a weak reference raises.
+    """
+    gone = _Gone()
+    reference = weakref.ref(gone, _Raiser(exception, where))
+    del gone, reference
 
 
 def os_name() -> str:

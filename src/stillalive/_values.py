@@ -7,7 +7,9 @@ import numbers
 import operator
 from typing import SupportsIndex
 
-__all__ = ["Seconds", "as_count", "as_flag", "as_seconds", "plain"]
+from . import _backend as b
+
+__all__ = ["Seconds", "as_count", "as_flag", "as_seconds", "as_timeout", "plain"]
 
 Seconds = int | float
 
@@ -29,10 +31,24 @@ def as_seconds(name: str, value: object, *, zero: bool = False) -> Seconds:
         isinstance(value, bool) or not isinstance(value, numbers.Real)
     ):
         raise TypeError(f"{name}={value!r}: must be a number of seconds (int or float)")
-    seconds: Seconds = value if isinstance(value, (int, float)) else float(value)  # type: ignore[arg-type]
+    try:
+        seconds: Seconds = value if isinstance(value, (int, float)) else float(value)  # type: ignore[arg-type]
+        finite = math.isfinite(seconds)
+    except OverflowError:
+        seconds, finite = 0, False
     allowed = "0 or more seconds" if zero else "more than 0 seconds"
-    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
+    if not finite or seconds < 0 or (seconds == 0 and not zero):
         raise ValueError(f"{name}={value!r}: must be finite and {allowed}")
+    return seconds
+
+
+def as_timeout(name: str, value: object) -> Seconds | None:
+    """Return `value` as seconds that the ticks can hold, or None."""
+    if value is None:
+        return None
+    seconds = as_seconds(name, value)
+    if seconds > b.MOST_SECONDS:
+        raise ValueError(f"{name}={value!r}: must be at most {b.MOST_SECONDS} seconds")
     return seconds
 
 

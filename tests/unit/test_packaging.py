@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 import stillalive
-from stillalive import _impl
+from stillalive import _impl, _include
 
 
 def python(code, **environment):
@@ -118,6 +119,23 @@ def test_importing_starts_no_thread_and_opens_nothing():
 def test_the_package_is_typed_and_ships_the_stub():
     shipped = {entry.name for entry in resources.files("stillalive").iterdir()}
     assert {"py.typed", "_core.pyi"} <= shipped
+
+
+def test_the_headers_are_where_get_include_says():
+    """In a wheel inside the package, in a checkout at their only place."""
+    folder = Path(stillalive.get_include())
+    assert folder.name == "include"
+    assert {"stillalive.h", "stillalive.pxd"} == {path.name for path in folder.iterdir()}
+    assert "struct ka_api" in (folder / "stillalive.h").read_text()
+    show = "import stillalive; print(stillalive.get_include())"
+    done = python(show, STILLALIVE_IMPL="pure")
+    assert (done.stdout.strip(), done.stderr) == (str(folder), "")
+
+
+def test_missing_headers_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(_include, "__file__", str(tmp_path / "a" / "b" / "_include.py"))
+    with pytest.raises(FileNotFoundError, match="stillalive.h is not in"):
+        _include.get_include()
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from ._engine import Engine, mechanisms
+from ._server import ServerEngine
 from ._verdict import Question, Witness, check
 
 if sys.platform == "linux":
@@ -39,13 +41,16 @@ NAME = "pure"
 
 __all__ = [
     "NAME",
+    "Engine",
     "Policy",
     "Question",
+    "ServerEngine",
     "Witness",
     "apply_options",
     "check",
     "identify",
     "kind",
+    "mechanisms",
     "option_name",
     "option_range",
     "read_options",

@@ -1,13 +1,33 @@
-# The C API, for the binding and for other Cython extensions.
-from libc.stdint cimport int32_t, int64_t, uint64_t
+# The C API for Cython. Read stillalive.h, it is the manual.
+#
+# stillalive.get_include() is the folder of both files: include_path for
+# cythonize, include_dirs for the compiler. Nothing is linked:
+#
+#     from stillalive cimport ka_api, ka_import_api, ka_mark
+#
+#     cdef const ka_api *api = ka_import_api()
+#     cdef ka_mark mark
+#     if api.mark_of(<void *>handle, &mark) == 0:  # selector.handle(sock)
+#         api.touch_now(&mark)                     # also without the GIL
+#
+# The functions declared by their own names are for who compiles the C sources
+# of this package into his own extension.
+from cpython.pycapsule cimport PyCapsule_Import
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-cdef extern from "stillalive.h":
+cdef extern from "stillalive.h" nogil:
     ctypedef int ka_sock  # the compiler takes the true width from the header
 
     enum:
         KA_OPTIONS
         KA_LEAVE
         KA_ENABLED
+        KA_IDLE
+        KA_INTERVAL
+        KA_COUNT
+        KA_USER_TIMEOUT
+        KA_RTO_MAX
+        KA_API_VERSION
 
     struct ka_policy:
         int32_t value[6]
@@ -90,3 +110,34 @@ cdef extern from "stillalive.h":
     int ka_question_ask(ka_question *question, int64_t now_ms,
                         ka_fault *fault)
     int ka_question_end(ka_question *question, ka_fault *fault)
+
+    struct ka_mark:
+        void *word
+        void *cold
+        void *page
+        void *loop
+        uint32_t generation
+        uint32_t slot
+
+    int ka_touch_now(const ka_mark *mark)
+
+    struct ka_api:
+        int32_t version
+        int32_t size
+        int (*touch_now)(const ka_mark *mark) noexcept nogil
+        int (*mark_of)(void *handle, ka_mark *mark) noexcept
+        int (*apply)(ka_sock sock, const ka_policy *policy, ka_policy *out,
+                     ka_fault *fault) noexcept nogil
+        int (*apply_fresh)(ka_sock sock, const ka_policy *policy,
+                           ka_fault *fault) noexcept nogil
+        int (*check)(ka_sock sock, ka_verdict *verdict) noexcept nogil
+
+
+cdef inline const ka_api *ka_import_api() except NULL:
+    """The functions of the package that is installed, or ImportError."""
+    cdef const ka_api *api
+    import stillalive._core
+    api = <const ka_api *>PyCapsule_Import("stillalive._core.api", 0)
+    if api.version != KA_API_VERSION or api.size < <int32_t>sizeof(ka_api):
+        raise ImportError("stillalive has another C API: %d" % api.version)
+    return api

@@ -1,0 +1,214 @@
+"""What the system has for waiting on many descriptors, behind one small interface.
+
+Level-triggered. Found flags are those of poll(2), which epoll shares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from typing import Protocol
+
+from .. import _backend as b
+
+__all__ = ["IN", "OUT", "Bell", "Poller", "mechanisms", "open_poller", "ready_now"]
+
+IN, OUT = 1, 4
+"""POLLIN and POLLOUT, and the numbers that epoll has for the same."""
+
+_FLAGS = {0: 0, b.READ: IN, b.WRITE: OUT, b.READ | b.WRITE: IN | OUT}
+
+
+class Poller(Protocol):
+    """A set of descriptors. `events` are READ and WRITE, not 0."""
+
+    def add(self, fd: int, events: int) -> None: ...
+    def modify(self, fd: int, events: int) -> None: ...
+    def remove(self, fd: int) -> bool:
+        """Return False when the system no longer knew it: it had been closed."""
+        ...
+
+    def wait(self, seconds: float | None, room: int) -> list[tuple[int, int]]:
+        """Return (descriptor, flags) of up to `room` ready ones; None waits for ever."""
+        ...
+
+    def close(self) -> None: ...
+
+
+if sys.platform == "linux":
+
+    class _Epoll:
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+
+        def add(self, fd: int, events: int) -> None:
+            self._epoll.register(fd, _FLAGS[events])
+
+        def modify(self, fd: int, events: int) -> None:
+            self._epoll.modify(fd, _FLAGS[events])
+
+        def remove(self, fd: int) -> bool:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                return False
+            return True
+
+        def wait(self, seconds: float | None, room: int) -> list[tuple[int, int]]:
+            return self._epoll.poll(seconds, room)
+
+        def close(self) -> None:
+            self._epoll.close()
+
+
+if sys.platform != "win32":
+
+    class _Poll:
+        def __init__(self) -> None:
+            self._poll = select.poll()
+
+        def add(self, fd: int, events: int) -> None:
+            os.fstat(fd)  # a closed one is an error now, as with epoll
+            self._poll.register(fd, _FLAGS[events])
+
+        def modify(self, fd: int, events: int) -> None:
+            self._poll.modify(fd, _FLAGS[events])
+
+        def remove(self, fd: int) -> bool:
+            with contextlib.suppress(KeyError):  # dropped already
+                self._poll.unregister(fd)
+            return True
+
+        def wait(self, seconds: float | None, room: int) -> list[tuple[int, int]]:
+            end = None if seconds is None else time.monotonic() + seconds
+            while True:
+                found = self._poll.poll(None if seconds is None else -int(-seconds * 1000 // 1))
+                closed = [fd for fd, flags in found if flags & select.POLLNVAL]
+                if not closed:
+                    return found
+                # Dropped, as epoll does; poll would report them at once and for ever.
+                for fd in closed:
+                    self._poll.unregister(fd)
+                if len(found) > len(closed):
+                    return [pair for pair in found if not pair[1] & select.POLLNVAL]
+                if end is not None:
+                    seconds = max(0.0, end - time.monotonic())
+
+        def close(self) -> None:
+            pass
+
+
+class _Select:
+    def __init__(self) -> None:
+        self._readers: set[int] = set()
+        self._writers: set[int] = set()
+
+    def add(self, fd: int, events: int) -> None:
+        if events & b.READ:
+            self._readers.add(fd)
+        if events & b.WRITE:
+            self._writers.add(fd)
+
+    def modify(self, fd: int, events: int) -> None:
+        self.remove(fd)
+        self.add(fd, events)
+
+    def remove(self, fd: int) -> bool:
+        self._readers.discard(fd)
+        self._writers.discard(fd)
+        return True
+
+    def wait(self, seconds: float | None, room: int) -> list[tuple[int, int]]:
+        # Windows tells of a failed connection among the exceptions.
+        readers, writers, failed = select.select(
+            self._readers, self._writers, self._writers, seconds
+        )
+        found = dict.fromkeys(readers, IN)
+        for fd in {*writers, *failed}:
+            found[fd] = found.get(fd, 0) | OUT
+        return list(found.items())
+
+    def close(self) -> None:
+        pass
+
+
+_ALL: dict[str, type[Poller]] = {}
+if sys.platform == "linux":
+    _ALL["epoll"] = _Epoll
+if sys.platform != "win32":
+    _ALL["poll"] = _Poll
+else:
+    _ALL["select"] = _Select
+
+
+def mechanisms() -> tuple[str, ...]:
+    """Name what there is, the best first."""
+    return tuple(_ALL)
+
+
+def open_poller(mechanism: str) -> Poller:
+    """Make an empty set."""
+    return _ALL[mechanism]()
+
+
+def ready_now(fd: int, flags: int) -> bool:
+    """Tell whether one descriptor, asked by itself, has any of `flags` to show."""
+    if sys.platform == "win32":  # only epoll remembers what is closed
+        return False
+    alone = select.poll()
+    alone.register(fd, IN | OUT)
+    return any(found & flags for _, found in alone.poll(0))
+
+
+class Bell:
+    """A descriptor that becomes readable when any thread, or a signal handler, rings.
+
+    Numbers, not objects: a forgotten one must be closed without a warning. The
+    lock keeps a ring from reaching a number that `close` has just given up.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.fd = self._far = -1
+        self._sockets: tuple[socket.socket, socket.socket] | tuple[()] = ()
+        if sys.platform == "win32":  # select() there knows only sockets
+            near, far = self._sockets = socket.socketpair()
+            self.fd, self._far = near.fileno(), far.fileno()
+            near.setblocking(False)
+            far.setblocking(False)
+        else:
+            self.fd, self._far = os.pipe()
+            os.set_blocking(self.fd, False)
+            os.set_blocking(self._far, False)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def ring(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._sockets:
+                self._sockets[1].send(b"!")
+            elif self._far >= 0:
+                os.write(self._far, b"!")
+
+    def hush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if self._sockets:
+                self._sockets[0].recv(4096)
+            else:
+                os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        with self._lock:
+            near, far, self.fd, self._far = self.fd, self._far, -1, -1
+            sockets, self._sockets = self._sockets, ()
+            for end in sockets:
+                end.close()
+            if not sockets and near >= 0:
+                os.close(near)
+                os.close(far)

@@ -1,0 +1,55 @@
+"""Fixtures of the unit tests: a Selector on each implementation and each mechanism."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stillalive._backend import Backend
+from stillalive.selector import Selector
+
+from ..conftest import Pair
+
+
+@pytest.fixture(params=["epoll", "poll"])
+def mechanism(
+    request: pytest.FixtureRequest, impl: Backend, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Force one mechanism, as a user would."""
+    name: str = request.param
+    if name not in impl.mechanisms():
+        pytest.skip(f"this system has no {name}")
+    monkeypatch.setenv("STILLALIVE_BACKEND", name)
+    return name
+
+
+@pytest.fixture
+def selector(mechanism: str) -> Iterator[Selector]:
+    """Make one that is closed after the test; its time is the real one."""
+    with Selector() as made:
+        yield made
+
+
+@pytest.fixture(params=[2**31 - 150, 2**32 - 150])
+def still(selector: Selector, request: pytest.FixtureRequest) -> Selector:
+    """Make one whose time stands still, shortly before its ticks change sign or wrap round."""
+    selector._engine.freeze(request.param)
+    return selector
+
+
+@pytest.fixture
+def pair() -> Iterator[Callable[[], Pair]]:
+    """Make pairs of connected local sockets that are closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Pair:
+            a, b = socket.socketpair()
+            for end in (a, b):
+                end.setblocking(False)
+                stack.enter_context(end)
+            return a, b
+
+        yield make
