@@ -55,8 +55,32 @@ def skip_without_compiled(implementation: str) -> None:
         pytest.skip("the compiled extension is not there")
 
 
-def test_readme_has_three_snippets() -> None:
-    assert len(SNIPPETS) == 3
+def test_readme_has_four_snippets() -> None:
+    assert len(SNIPPETS) == 4
+
+
+def page_snippets() -> list[tuple[str, re.Match[str]]]:
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    return [(p.name, s) for p in pages for s in SNIPPET.finditer(p.read_text(encoding="utf-8"))]
+
+
+PAGE_SNIPPETS = page_snippets()
+
+
+def test_the_pages_have_snippets() -> None:
+    assert len(PAGE_SNIPPETS) >= 3
+
+
+@implementations
+@pytest.mark.parametrize("number", range(len(PAGE_SNIPPETS)))
+def test_page_snippet_runs(number: int, implementation: str, tmp_path: Path) -> None:
+    """Run it; where the page says what it prints, it prints that."""
+    skip_without_compiled(implementation)
+    _, snippet = PAGE_SNIPPETS[number]
+
+    printed = run(["-W", "error", "-c", snippet["code"]], implementation, tmp_path)
+
+    assert printed == (snippet["output"] or "")
 
 
 @implementations

@@ -11,6 +11,7 @@ from ..policy import KeepAlive
 from ._examine import Verdict
 from ._groups import GROUPS, Client, Group
 from ._http_server import Session
+from ._idle import LATE, LIMIT, IdleClient
 from ._words import joined, seconds
 
 __all__ = ["RULES", "Connection", "Criterion", "Failure", "GroupResult", "Report", "Run", "judge"]
@@ -55,6 +56,7 @@ class Run:
     connections: list[Connection]
     server_answers: int = 0
     server_asked: int = 0
+    idle_clients: list[IdleClient] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +211,50 @@ def judge(run: Run) -> Report:
     criteria.append(
         Criterion("server", "the server answers new clients", run.server_answers, run.server_asked)
     )
+    criteria += _judge_idle(run, failures)
     groups = [_summary(group, run) for group in GROUPS]
     return Report(all(c.ok for c in criteria), groups, criteria, failures)
+
+
+def _judge_idle(run: Run, failures: list[Failure]) -> list[Criterion]:
+    """Silent clients of our own server are ended in time and never early, the others not."""
+    criteria = []
+    for name, title, concerned, missed in (
+        (
+            "idle",
+            f"a server ended its silent clients after {LIMIT:g} s, none early",
+            [c for c in run.idle_clients if c.must_end],
+            _not_ended,
+        ),
+        (
+            "busy",
+            "and left alone those that talked, or read slowly",
+            [c for c in run.idle_clients if not c.must_end],
+            _disturbed,
+        ),
+    ):
+        kept = 0
+        for client in concerned:
+            finding = missed(client)
+            kept += finding is None
+            if finding is not None:
+                failures.append(Failure(0, client.kind, client.address, name, *finding))
+        criteria.append(Criterion(name, title, kept, len(concerned)))
+    return criteria
+
+
+def _not_ended(client: IdleClient) -> Finding | None:
+    after = client.ended_after
+    if after is not None and LIMIT <= after <= LIMIT + LATE:
+        return None
+    expected = f"ended after {LIMIT:g} s, at most {LATE:g} s later"
+    return expected, "still open" if after is None else f"ended after {after:.2f} s"
+
+
+def _disturbed(client: IdleClient) -> Finding | None:
+    if client.ended_after is not None:
+        return "left open", f"ended after {client.ended_after:.2f} s of silence"
+    return ("every byte, in order", "other bytes") if client.wrong else None
 
 
 def _failure(connection: Connection, rule: Rule, finding: Finding) -> Failure:

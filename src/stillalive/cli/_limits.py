@@ -7,6 +7,7 @@ import os
 import sys
 
 from ._groups import GROUPS
+from ._idle import DESCRIPTORS
 
 __all__ = [
     "LEAST_CONNECTIONS",
@@ -22,8 +23,8 @@ __all__ = [
 LEAST_CONNECTIONS = len(GROUPS)
 MOST_CONNECTIONS = 5000
 """The demo's server has a thread per connection."""
-_SPARE = 40
-"""Descriptors for the event loop, the listener, new clients and what is imported."""
+_SPARE = 40 + DESCRIPTORS
+"""For the event loop, the listener, new clients, what is imported, and the second server."""
 
 
 class CommandError(Exception):

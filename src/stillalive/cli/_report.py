@@ -7,6 +7,7 @@ from dataclasses import asdict
 from .._errors import os_name
 from .._impl import backend
 from .._version import __version__
+from ._idle import LIMIT
 from ._judge import Failure, GroupResult, Report, Run
 from ._show import Show, Table, Tone, paragraphs
 from ._words import counted, joined, latency, seconds
@@ -28,6 +29,8 @@ JSON document (schema 1; keys are only added):
   groups       list: name title connections healthy expected (list of states)
                found (state: number) right latency_median latency_worst
                ended slowest_end limit (the last three null if not required)
+  idle         the second server's idle timeout: limit, connections, to_end,
+               earliest, latest (seconds of silence; null if none ended)
   criteria     list: rule title ok kept total
   failures     list: connection group address rule expected found
   Times are seconds."""
@@ -48,6 +51,7 @@ def as_json(run: Run, report: Report, elapsed: float) -> dict[str, object]:
         "detect_within": run.within,
         "tuned": _tuned(run),
         "groups": [_group(result, run.within) for result in report.groups],
+        "idle": _idle(run),
         "criteria": [
             {
                 "rule": criterion.rule,
@@ -74,6 +78,17 @@ def _tuned(run: Run) -> dict[str, object] | None:
         "rto_max": held.rto_max,
         "detects_idle_within": held.detects_idle_within,
         "detects_in_flight_within": held.detects_in_flight_within,
+    }
+
+
+def _idle(run: Run) -> dict[str, object]:
+    ends = [c.ended_after for c in run.idle_clients if c.ended_after is not None]
+    return {
+        "limit": LIMIT,
+        "connections": len(run.idle_clients),
+        "to_end": sum(c.must_end for c in run.idle_clients),
+        "earliest": _rounded(min(ends, default=None)),
+        "latest": _rounded(max(ends, default=None)),
     }
 
 
@@ -143,7 +158,7 @@ def _failures(show: Show, report: Report) -> None:
     lines = []
     for failure in shown:
         lines += [
-            f"connection {failure.connection} ({failure.group}, client {failure.address}):",
+            f"{_name(failure)} ({failure.group}, client {failure.address}):",
             f"  expected {failure.expected}",
             f"  found    {failure.found}",
         ]
@@ -151,6 +166,14 @@ def _failures(show: Show, report: Report) -> None:
     if more > 0:
         lines.append(f"and {more} more of these kinds (--json lists them all)")
     paragraphs(show, "What went wrong", lines)
+
+
+def _name(failure: Failure) -> str:
+    return (
+        f"connection {failure.connection}"
+        if failure.connection
+        else "connection to the second server"
+    )
 
 
 def _one_of_each_kind(failures: list[Failure]) -> list[Failure]:
@@ -162,11 +185,11 @@ def _one_of_each_kind(failures: list[Failure]) -> list[Failure]:
 
 
 def _verdict(run: Run, report: Report, elapsed: float) -> str:
-    total, took = len(run.connections), seconds(elapsed)
+    total, took = len(run.connections) + len(run.idle_clients), seconds(elapsed)
     if report.ok:
         return f"ok: {total} connections, every one told right, in {took} ({backend.NAME})"
     missed = sum(not criterion.ok for criterion in report.criteria)
-    wrong = len({failure.connection for failure in report.failures})
+    wrong = len({failure.address for failure in report.failures})
     rules = counted(missed, len(report.criteria))
     text = f"FAILED: {rules} rules missed, on {counted(wrong, total)} connections, in {took}"
     return text if run.guarded else f"{text} (--no-guard)"

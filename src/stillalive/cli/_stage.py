@@ -15,6 +15,7 @@ from ..liveness import State
 from ._examine import Examiner, Verdict, options_of
 from ._groups import GROUPS, Client, Group, Server, shares
 from ._http_server import Board, serve
+from ._idle import LIMIT, run_idle_part
 from ._judge import Connection, Run
 from ._limits import CommandError
 from ._show import Show, Table, Tone
@@ -52,6 +53,7 @@ class Demo:
             self.look,
             self.act,
             self.await_ends,
+            self.idle,
             self.finish,
         )
 
@@ -149,6 +151,15 @@ class Demo:
             self.say(
                 f"{counted(len(left), len(mortal))} vanished clients' connections are still open"
             )
+
+    def idle(self) -> None:
+        """Serve with an idle timeout of our own, and see who is ended."""
+        clients = self.run.idle_clients = run_idle_part(self._examiner.guards)
+        silent = [c for c in clients if c.must_end]
+        ended = [c.ended_after for c in silent if c.ended_after is not None]
+        name = f"idle_timeout={LIMIT:g}" if self.run.guarded else "no idle timeout"
+        when = f" after {min(ended):.2f} to {max(ended):.2f} s" if ended else ""
+        self.say(f"{name}: {counted(len(ended), len(silent))} silent clients ended{when}")
 
     def finish(self) -> None:
         """Give the healthy clients their answers, and let them and new ones ask again."""

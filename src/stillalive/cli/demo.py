@@ -38,10 +38,15 @@ A client "vanishes" by dropping every packet of the server before TCP sees it
 (IP_MINTTL), as with a pulled cable. No privileges are needed, and nothing
 leaves this machine.
 
+Then a server of this package, with an idle timeout of 1.5 s, serves clients
+that talk, read slowly, or fall silent: the silent ones must be ended in time,
+none early, and the others left alone.
+
 The exit status is 0 only if every verdict was right, every accepted socket
 inherited the deadline, no socket option differs after the probes, every
 vanished client's connection was ended within S, every healthy client got the
-right answers afterwards, and the server still answers. With --no-guard the
+right answers afterwards, the server still answers, and the idle timeout ended
+whom it should and nobody else. With --no-guard the
 package is left out: poll and recv(MSG_PEEK) look instead, as plain code does,
 and the same rules judge it."""
 
