@@ -39,6 +39,11 @@
  * lowers them by the new one after its last look at the word, whatever the
  * rescue has done, and a bound that is too low costs one look.
  *
+ * Limits lie apart from words, and most blocks have one for all of theirs. A
+ * block that gets a second one is spread over its entries first and called
+ * mixed after, so a rescue reads the old limit or the new one of its own
+ * entry and never another's. It is common again when one entry is alone.
+ *
  * The wrap. Ticks are compared by their difference, which must stay below
  * 2^31. A deadline can lie KA_MOST_TICKS ahead, and as far back: when an
  * entry that has been idle for so long is given a short limit. What is left
@@ -169,6 +174,25 @@ static int add_page(struct ka_table *table) {
     return 0;
 }
 
+/* `others` live in the same block. */
+static void put_limit(struct ka_page *page, uint32_t at, ka_tick limit,
+                      unsigned others) {
+    _Atomic ka_tick *common = &page->common[at / KA_BLOCK];
+    ka_tick held = atomic_load_explicit(common, memory_order_relaxed);
+    uint32_t first = at - at % KA_BLOCK, i;
+
+    if (others == 0) {
+        atomic_store(common, limit);
+    } else if (held == KA_MIXED) {
+        atomic_store(&page->limit[at], limit);
+    } else if (held != limit) {
+        for (i = first; i < first + KA_BLOCK; i++)
+            atomic_store_explicit(&page->limit[i], i == at ? limit : held,
+                                  memory_order_relaxed);
+        atomic_store(common, KA_MIXED);
+    }
+}
+
 int ka_table_add(struct ka_table *table, ka_tick limit, ka_tick now,
                  ka_id *out) {
     ka_tick last = ka_word_tick(now);
@@ -186,7 +210,7 @@ int ka_table_add(struct ka_table *table, ka_tick limit, ka_tick now,
         table->free_last = KA_NO_SLOT;
     if (limit > KA_NO_LIMIT)
         limit = KA_NO_LIMIT;
-    atomic_store_explicit(&page->limit[at], limit, memory_order_relaxed);
+    put_limit(page, at, limit, page->live[at / KA_BLOCK]++);
     /* Nobody else writes to a free word. */
     generation = KA_GENERATION(
         atomic_load_explicit(&page->word[at], memory_order_relaxed));
@@ -230,6 +254,7 @@ int ka_table_release(struct ka_table *table, ka_id id) {
         return 0;
     next = place.generation + 1;
     (void)replace(&place, next ? next : 1, KA_FREE);
+    place.page->live[place.slot % KA_PAGE / KA_BLOCK]--;
     put_aside(place.cold, KA_NO_SLOT);
     append_free(table, place.slot, place.slot);
     table->live--;
@@ -325,19 +350,21 @@ int ka_table_set_limit(struct ka_table *table, ka_id id, ka_tick limit,
                        ka_tick now) {
     struct ka_place place;
     uint64_t seen;
+    uint32_t at;
     ka_tick last = ka_word_tick(now);
 
     if (!find(table, id, &place))
         return 0;
     if (limit > KA_NO_LIMIT)
         limit = KA_NO_LIMIT;
-    atomic_store(&place.page->limit[place.slot % KA_PAGE], limit);
+    at = place.slot % KA_PAGE;
+    put_limit(place.page, at, limit, place.page->live[at / KA_BLOCK] - 1u);
     seen = make_word(place.generation, KA_DUE);
     if (!atomic_compare_exchange_strong(place.word, &seen,
                                         make_word(place.generation, last)))
         last = (ka_tick)seen;
     if (last >= KA_FIRST)
-        lower_both(place.page, place.slot % KA_PAGE, last);
+        lower_both(place.page, at, last);
     return 1;
 }
 
@@ -427,16 +454,19 @@ static void open_block(struct sweep *sweep, struct ka_page *page,
                        uint32_t first_slot, uint32_t block) {
     uint32_t at = block * KA_BLOCK, end = at + KA_BLOCK;
     const ka_tick now = sweep->now;
+    const ka_tick common =
+        atomic_load_explicit(&page->common[block], memory_order_relaxed);
     int32_t left, least = KA_NONE;
     uint64_t seen;
+    ka_tick limit;
 
     (void)atomic_exchange(&page->bound[block], KA_NEVER);
     for (; at < end; at++) {
         seen = atomic_load(&page->word[at]);
         if ((ka_tick)seen < KA_FIRST)
             continue;
-        left = ka_tick_since(ka_deadline((ka_tick)seen, ka_limit_at(page, at)),
-                             now);
+        limit = common == KA_MIXED ? ka_limit_at(page, at) : common;
+        left = ka_tick_since(ka_deadline((ka_tick)seen, limit), now);
         if (left <= 0)
             left = claim(sweep, page, at, first_slot, seen);
         if (left < least)

@@ -43,6 +43,7 @@ typedef uint64_t ka_id;
 #define KA_NO_SLOT UINT32_MAX /* the end of the free list */
 #define KA_NEVER 0u           /* as a bound: nothing below it has a deadline */
 
+#define KA_MIXED UINT32_MAX /* no limit */
 /* As a limit: never due, but how long it has been idle is still known. */
 #define KA_NO_LIMIT KA_MOST_TICKS
 
@@ -55,7 +56,10 @@ struct ka_page {
     _Atomic uint64_t word[KA_PAGE];
     _Atomic ka_tick bound[KA_PAGE / KA_BLOCK];
     _Atomic ka_tick page_bound;
-    _Atomic ka_tick limit[KA_PAGE];
+    /* The limit of all in a block, so that a sweep need not read each. */
+    _Atomic ka_tick common[KA_PAGE / KA_BLOCK];
+    uint8_t live[KA_PAGE / KA_BLOCK];
+    _Atomic ka_tick limit[KA_PAGE]; /* in blocks whose common is KA_MIXED */
     struct ka_cold cold[KA_PAGE];
 };
 
@@ -156,6 +160,11 @@ static inline ka_tick ka_idle_ticks(ka_tick last, ka_tick now) {
 }
 
 static inline ka_tick ka_limit_at(const struct ka_page *page, uint32_t at) {
+    ka_tick common = atomic_load_explicit(&page->common[at / KA_BLOCK],
+                                          memory_order_acquire);
+
+    if (common != KA_MIXED)
+        return common;
     return atomic_load_explicit(&page->limit[at], memory_order_relaxed);
 }
 

@@ -108,8 +108,13 @@ int ka_table_longest_idle(const struct ka_table *table, ka_tick now,
 void ka_table_bytes(const struct ka_table *table, size_t *hot, size_t *all) {
     void *directory;
     size_t room = table->room;
+    uint32_t p, block;
 
-    *hot = table->pages * offsetof(struct ka_page, cold);
+    *hot = table->pages * offsetof(struct ka_page, limit);
+    for (p = 0; p < table->pages; p++)
+        for (block = 0; block < KA_PAGE / KA_BLOCK; block++)
+            if (atomic_load(&table->page[p]->common[block]) == KA_MIXED)
+                *hot += KA_BLOCK * sizeof(ka_tick);
     *all = sizeof *table + table->pages * sizeof(struct ka_page);
     for (directory = table->page; directory != NULL; room /= 2) {
         *all += (room + 1) * sizeof(void *);
@@ -149,7 +154,7 @@ static int covers(ka_tick bound, ka_tick at) {
 static const char *verify_page(const struct ka_page *page, uint32_t *live) {
     ka_tick bound, held;
     uint64_t word;
-    uint32_t at;
+    uint32_t at, of_block = 0;
 
     for (at = 0; at < KA_PAGE; at++) {
         word = atomic_load(&page->word[at]);
@@ -158,6 +163,10 @@ static const char *verify_page(const struct ka_page *page, uint32_t *live) {
         if (KA_GENERATION(word) == 0)
             return "a generation is 0";
         *live += held != KA_FREE;
+        of_block = (at % KA_BLOCK ? of_block : 0) + (held != KA_FREE);
+        if (at % KA_BLOCK == KA_BLOCK - 1 &&
+            of_block != page->live[at / KA_BLOCK])
+            return "a block's count of the living is wrong";
         if (held >= KA_FIRST &&
             !covers(bound, ka_deadline(held, ka_limit_at(page, at))))
             return "a deadline comes before its block's bound";

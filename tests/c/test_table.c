@@ -409,7 +409,32 @@ static void growth_moves_nothing(void) {
     CHECK(claims(id[0], 1014));
     ka_table_bytes(&table, &hot, &all);
     CHECK(hot < all);
-    CHECK(hot / (20 * KA_PAGE) == 12 && all / (20 * KA_PAGE) == 16);
+    CHECK(hot / (20 * KA_PAGE) == 8 && all / (20 * KA_PAGE) == 16);
+}
+
+/* A block with two limits holds each apart, until one entry is alone. */
+static void limits_of_a_block(void) {
+    size_t common, mixed, all;
+    int i;
+
+    for (i = 0; i < KA_BLOCK; i++)
+        id[i] = add(10, 1000);
+    ka_table_bytes(&table, &common, &all);
+    CHECK_EQ(ka_table_set_limit(&table, id[7], 20, 1000), 1);
+    ka_table_bytes(&table, &mixed, &all);
+    CHECK_EQ(mixed, common + KA_BLOCK * sizeof(ka_tick));
+    for (i = 0; i < KA_BLOCK; i++)
+        CHECK_EQ(ka_table_limit(&table, id[i]), i == 7 ? 20 : 10);
+    CHECK_EQ(sweep(1011), KA_BLOCK - 1);
+    for (i = 0; i < KA_BLOCK; i++)
+        if (i != 7)
+            CHECK_EQ(ka_table_release(&table, id[i]), 1);
+    CHECK_EQ(ka_table_limit(&table, id[7]), 20);
+    CHECK_EQ(ka_table_set_limit(&table, id[7], 30, 1011), 1);
+    ka_table_bytes(&table, &mixed, &all);
+    CHECK_EQ(mixed, common);
+    CHECK_EQ(sweep(1030), 0);
+    CHECK(claims(id[7], 1031));
 }
 
 /* ---- slices ------------------------------------------------------------- */
@@ -570,6 +595,7 @@ int main(void) {
     RUN(a_slot_rests);
     RUN(free_slots_form_a_queue);
     RUN(growth_moves_nothing);
+    RUN(limits_of_a_block);
     RUN(room_bounds_a_slice);
     RUN(a_budget_bounds_a_slice);
     RUN(the_sweep_goes_round);
