@@ -27,7 +27,7 @@ cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINTR, ENOMEM
-from libc.math cimport ceil, isfinite, llround
+from libc.math cimport INFINITY, ceil, llround
 
 from loop cimport *
 
@@ -96,13 +96,18 @@ cdef ka_tick _ticks(object seconds) except? 0:
 
 
 cdef int64_t _wait_ms(object timeout) except? -1:
-    cdef double seconds = timeout
+    cdef double seconds
+    try:
+        seconds = timeout
+    except OverflowError:
+        seconds = INFINITY if timeout > 0 else 0
+    except TypeError:
+        raise TypeError("timeout=%r: must be a number of seconds (int or"
+                        " float), or None" % (timeout,)) from None
+    if seconds != seconds:
+        raise ValueError("timeout=%r: must not be NaN" % (timeout,))
     if seconds <= 0:
         return 0
-    if not isfinite(seconds):
-        if seconds > 0:
-            raise OverflowError("cannot convert float infinity to integer")
-        raise ValueError("cannot convert float NaN to integer")
     seconds = ceil(seconds * 1e3)
     return <int64_t>1 << 50 if seconds > 1e15 else <int64_t>seconds
 
@@ -408,7 +413,11 @@ cdef class Engine:
         try:
             count = _round(loop, ms)
             loop.gate.open = 1
-            _gather(loop, count, found)
+            try:
+                _gather(loop, count, found)
+            except BaseException:
+                ka_loop_put_back(&loop.c)
+                raise
         finally:
             ka_gate_leave(&loop.gate)
         return found

@@ -72,6 +72,7 @@ cdef extern from "loop.h" nogil:
     int ka_loop_set_limit(ka_loop *loop, ka_id id, ka_tick limit)
     int ka_loop_pause(ka_loop *loop, ka_id id)
     int ka_loop_resume(ka_loop *loop, ka_id id)
+    void ka_loop_put_back(ka_loop *loop)
     int64_t ka_loop_idle_ms(ka_loop *loop, ka_id id)
     int ka_loop_longest_idle(ka_loop *loop, ka_id *out, int n)
     void ka_loop_freeze(ka_loop *loop, ka_tick tick)

@@ -226,7 +226,8 @@ cdef class ServerEngine:
 
     cdef int fail(self, Transport transport, object failure) except -1:
         """End the connection whose callback has raised; others go on."""
-        transport.failure = failure
+        if not transport.is_over():  # what came first counts
+            transport.failure = failure
         try:
             self.report(failure, transport)
         finally:

@@ -206,7 +206,7 @@ cdef class Transport:
 
     @property
     def idle_timeout(self):
-        return None if self.conn is NULL else self.idle
+        return None if self.is_over() else self.idle
 
     @idle_timeout.setter
     def idle_timeout(self, seconds):
@@ -217,7 +217,7 @@ cdef class Transport:
             self.idle = seconds
 
     def touch(self):
-        return (self.conn is not NULL
+        return (not self.is_over()
                 and ka_loop_touch(&self.stream.loop, self.conn.id) != 0)
 
     def __repr__(self):
@@ -232,6 +232,7 @@ cdef class Transport:
         """Receive into the protocol's buffer, and tell it."""
         cdef Py_buffer view
         cdef int64_t got = 0
+        updated = self.buffer_updated  # get_buffer may set another protocol
         buffer = self.get_buffer(-1)
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
@@ -243,7 +244,7 @@ cdef class Transport:
         finally:
             PyBuffer_Release(&view)
         if got > 0:
-            self.buffer_updated(got)
+            updated(got)
         return 0
 
     cdef int tell(self, str name) except -1:
@@ -293,6 +294,11 @@ cdef class Transport:
         elif rc == -ENOMEM:
             raise MemoryError()
         return 0
+
+    cdef inline bint is_over(self) noexcept:
+        """Tell whether it has ended, told or not: only unsent bytes keep it."""
+        return self.conn is NULL or (ka_conn_closing(self.conn)
+                                     and self.conn.buffered == 0)
 
     cdef int end_borrowing(self) except -1:
         if self.borrowed is not None:

@@ -184,6 +184,8 @@ void ka_conn_lose(struct ka_stream *stream, struct ka_conn *conn, int reason,
     }
     if (conn->state == KA_CONN_GONE)
         return;
+    if (reason != KA_BY_PEER) /* what was unsent will not be */
+        conn->flags &= ~(uint32_t)KA_CONN_TELL_WRITABLE;
     lost(stream, conn, reason, error);
     close_socket(stream, conn);
     ka_stream_has_room(stream);

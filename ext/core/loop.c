@@ -344,7 +344,8 @@ static void take(struct ka_loop *loop, int count, ka_tick now) {
 /* Add those to the batch whose deadline had come at `now`. */
 static void expire(struct ka_loop *loop, ka_tick now) {
     uint32_t live = loop->table.live;
-    int room = live < KA_SLICE ? (int)live : KA_SLICE;
+    /* Not 0: bounds of entries that have gone must be looked at, too. */
+    int room = live == 0 ? 1 : live < KA_SLICE ? (int)live : KA_SLICE;
     int more = 0;
     int count, i;
     struct ka_event *event;

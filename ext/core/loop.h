@@ -116,6 +116,8 @@ int ka_loop_touch(struct ka_loop *loop, ka_id id); /* enum ka_touched */
 int ka_loop_set_limit(struct ka_loop *loop, ka_id id, ka_tick limit);
 int ka_loop_pause(struct ka_loop *loop, ka_id id);
 int ka_loop_resume(struct ka_loop *loop, ka_id id);
+/* The idle ones of the last batch could not be told: tell them again. */
+void ka_loop_put_back(struct ka_loop *loop);
 int64_t ka_loop_idle_ms(struct ka_loop *loop, ka_id id); /* -1 stale */
 int ka_loop_longest_idle(struct ka_loop *loop, ka_id *out, int n);
 

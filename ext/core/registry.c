@@ -283,6 +283,15 @@ int ka_loop_resume(struct ka_loop *loop, ka_id id) {
     return ka_table_resume(&loop->table, id, ka_owner_now(loop));
 }
 
+void ka_loop_put_back(struct ka_loop *loop) {
+    int i;
+
+    ka_moved(loop);
+    for (i = 0; i < loop->count; i++)
+        if (loop->event[i].events & KA_IDLENESS)
+            (void)ka_table_put_back(&loop->table, loop->event[i].id);
+}
+
 int64_t ka_loop_idle_ms(struct ka_loop *loop, ka_id id) {
     int64_t ticks = ka_table_idle(&loop->table, id, ka_owner_now(loop));
 

@@ -200,16 +200,16 @@ static int tell(struct ka_stream *stream, struct ka_stream_event *event) {
     if (flags & KA_CONN_TELL_EOF) {
         kind = KA_STREAM_EOF;
         flags &= ~(uint32_t)KA_CONN_TELL_EOF;
+    } else if ((flags & KA_CONN_TELL_WRITABLE) &&
+               conn->buffered <= conn->low) {
+        kind = KA_STREAM_WRITABLE; /* before LOST, if all has been sent */
+        conn->flags &= ~(uint32_t)KA_CONN_HIGH;
+        flags &= ~(uint32_t)KA_CONN_TELL_WRITABLE;
     } else if (flags & KA_CONN_TELL_LOST) {
         event->reason = conn->reason;
         event->error = conn->error;
         stream->told = conn;
         return KA_STREAM_LOST;
-    } else if ((flags & KA_CONN_TELL_WRITABLE) &&
-               conn->buffered <= conn->low) {
-        kind = KA_STREAM_WRITABLE;
-        conn->flags &= ~(uint32_t)KA_CONN_HIGH;
-        flags &= ~(uint32_t)KA_CONN_TELL_WRITABLE;
     } else if (flags & KA_CONN_LOOK) {
         ka_conn_may_leave(stream, conn);
         return 0;

@@ -398,6 +398,21 @@ int ka_table_resume(struct ka_table *table, ka_id id, ka_tick now) {
     return 1;
 }
 
+int ka_table_put_back(struct ka_table *table, ka_id id) {
+    struct ka_place place;
+    uint64_t seen;
+    ka_tick last;
+
+    if (!find(table, id, &place))
+        return 0;
+    last = atomic_load_explicit(&place.cold->aside, memory_order_relaxed);
+    seen = make_word(place.generation, KA_DUE);
+    if (atomic_compare_exchange_strong(place.word, &seen,
+                                       make_word(place.generation, last)))
+        lower_both(place.page, place.slot % KA_PAGE, last);
+    return 1;
+}
+
 int ka_table_paused(const struct ka_table *table, ka_id id) {
     struct ka_place place;
 

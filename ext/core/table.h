@@ -115,6 +115,9 @@ ka_tick ka_table_limit(const struct ka_table *table, ka_id id); /* 0 stale */
 int ka_table_pause(struct ka_table *table, ka_id id);
 int ka_table_resume(struct ka_table *table, ka_id id, ka_tick now);
 int ka_table_paused(const struct ka_table *table, ka_id id);
+/* A due entry of which nobody could be told is live again, and as idle as it
+ * was: the next sweep claims it. 1, 0 stale. */
+int ka_table_put_back(struct ka_table *table, ka_id id);
 
 /* Ticks since the last touch, 0 when paused, -1 when stale. Without a limit
  * the answer stays near KA_MOST_TICKS once it has got there. */

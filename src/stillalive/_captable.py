@@ -69,6 +69,8 @@ _CALLS = {
     "probe": ("TCP_KEEPIDLE re-arming the timer", "Linux 4.12 (SO_COOKIE)"),
     "aprobe": ("as probe, without a thread", "Linux 4.12 (SO_COOKIE)"),
 }
+_LOOPS = {"Selector": "Linux 2.6.27 (epoll_create1)", "Server": "Linux 2.6.28 (accept4)"}
+"""What every system can do, by one of its mechanisms."""
 
 
 def capabilities() -> Capabilities:
@@ -106,6 +108,17 @@ def capabilities() -> Capabilities:
             evidence=_RAN if linux else _COMPILED,
         )
         for name, (native, since) in _CALLS.items()
+    } | {
+        name: Capability(
+            name=name,
+            supported=True,
+            native=" or ".join(_impl.backend.mechanisms()),
+            unit="",
+            range=None,
+            since=since if linux else "",
+            evidence=_RAN if linux else _COMPILED,
+        )
+        for name, since in _LOOPS.items()
     }
     return Capabilities(
         os_name(), _impl.backend.NAME, MappingProxyType(options), MappingProxyType(calls)

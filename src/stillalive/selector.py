@@ -6,7 +6,7 @@ import os
 import selectors
 from collections.abc import Iterator, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from . import _backend as b
 from . import _impl
@@ -18,14 +18,15 @@ EVENT_IDLE = b.IDLE_EVENT
 """In a mask that :meth:`Selector.select` returns: nothing has happened for ``idle_timeout``."""
 
 _ALLOWED = EVENT_READ | EVENT_WRITE
+_MOST_FD = 2**31 - 1
 
 
 class Handle(Protocol):
     """One registration of a :class:`Selector`: its clock, and how long it may be silent.
 
     ``Selector.handle()`` returns it; it is never made by hand. A handle whose
-    registration has ended is *stale*: ``touch`` returns False, the rest raises
-    ``KeyError``, and nothing else is reached through it.
+    registration has ended is *stale*: ``touch`` returns False, ``key`` is the last
+    one, the rest raises ``KeyError``, and nothing else is reached through it.
 
     Threads: any thread may call ``touch``; the rest belongs to the selector's owner.
     """
@@ -136,6 +137,8 @@ class Selector(selectors.BaseSelector):
         engine = self._open()
         if key.fd in engine.handles:
             raise KeyError(f"{fileobj!r} (FD {key.fd}) is already registered")
+        if key.fd > _MOST_FD:
+            raise OverflowError(f"Invalid file descriptor: {key.fd} (allowed: 0 to {_MOST_FD})")
         engine.add(key, seconds)
         return key
 
@@ -204,7 +207,7 @@ class Selector(selectors.BaseSelector):
         False
         """
         self._open()
-        return cast(Handle, self._handle(fileobj))
+        return self._handle(fileobj)
 
     def touch(self, fileobj: Any) -> None:
         """Note activity of a registered object now; ``KeyError`` if it is not registered."""
@@ -235,6 +238,8 @@ class Selector(selectors.BaseSelector):
 
     @staticmethod
     def _check_events(events: int) -> None:
+        if events and not isinstance(events, int):
+            raise TypeError(f"events={events!r}: must be EVENT_READ, EVENT_WRITE or both")
         if not events or events & ~_ALLOWED:
             raise ValueError(
                 f"Invalid events: {events!r} (allowed: EVENT_READ, EVENT_WRITE or both)"
@@ -259,7 +264,7 @@ class Selector(selectors.BaseSelector):
         try:
             return handles.get(self._fd(fileobj))
         except ValueError:
-            for handle in handles.values():
+            for handle in list(handles.values()):  # finalisers may run meanwhile
                 if handle.key.fileobj is fileobj:
                     return handle
             raise

@@ -168,9 +168,6 @@ class Server:
             if self._served:
                 raise RuntimeError("Server.serve_forever() can only be called once")
             self._served = True
-            if self._over or self._runner is not None:
-                return
-            self._take()
         self._run()
 
     def close(self, timeout: Seconds | None = None) -> None:
@@ -189,7 +186,9 @@ class Server:
         Again is harmless. Raises ``RuntimeError`` in a child that was forked
         while the server served.
         """
-        seconds = None if timeout is None else float(as_seconds("timeout", timeout, zero=True))
+        seconds = None if timeout is None else as_seconds("timeout", timeout, zero=True)
+        if seconds is not None:
+            seconds = float(min(seconds, b.MOST_SECONDS))
         me = threading.get_ident()
         while True:
             with self._changed:
@@ -203,7 +202,6 @@ class Server:
                 if self._runner is not None:
                     self._changed.wait()
                     continue
-                self._take()
             self._run()
 
     def stats(self) -> dict[str, int]:
@@ -215,18 +213,21 @@ class Server:
         """
         return self._engine.stats()
 
-    def _take(self) -> None:
-        self._runner, self._process = threading.get_ident(), os.getpid()
-
     def _run(self) -> None:
-        over = False
-        try:
+        """Serve in this thread, unless another does or all is over."""
+        me, over = threading.get_ident(), False
+        try:  # whatever a signal handler raises from here on, it is given back
+            with self._changed:
+                if self._over or self._runner is not None:
+                    return
+                self._runner, self._process = me, os.getpid()
             self._engine.run()
             over = True
         finally:
             with self._changed:
-                self._runner, self._over = None, over
-                self._changed.notify_all()
+                if self._runner == me:
+                    self._runner, self._over = None, over
+                    self._changed.notify_all()
 
 
 def _check_listener(listener: object) -> None:

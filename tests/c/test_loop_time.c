@@ -411,6 +411,31 @@ static void five_thousand_timers_in_order(void) {
     CHECK_EQ(go(0), 0);
 }
 
+/* Its bound is left behind. */
+static void a_deadline_that_has_gone_wakes_nobody(void) {
+    ka_id id = add(KA_NO_FD, 0, LIMIT, NULL);
+
+    CHECK_EQ(ka_loop_remove(&loop, id), 1);
+    ka_loop_advance(&loop, LIMIT + 1);
+    CHECK_EQ(ka_loop_begin(&loop, 20), KA_LOOP_WAIT);
+    ka_loop_wait(&loop);
+    CHECK_EQ(loop.wait_ms, 20);
+}
+
+static void what_could_not_be_told_is_told_again(void) {
+    ka_id silent = add(KA_NO_FD, 0, LIMIT, NULL);
+    ka_id spoken = add(KA_NO_FD, 0, LIMIT, NULL);
+
+    ka_loop_advance(&loop, LIMIT + 1);
+    CHECK_EQ(go(0), 2);
+    CHECK_EQ(ka_loop_touch(&loop, spoken), KA_RESCUED);
+    ka_loop_put_back(&loop);
+    CHECK_EQ(ka_loop_idle_ms(&loop, silent), (LIMIT + 1) * KA_TICK_MS);
+    CHECK_EQ(go(0), 1);
+    CHECK_EQ(said(silent), KA_IDLENESS);
+    CHECK_EQ(go(0), 0);
+}
+
 static void too_many_at_once_come_in_slices(void) {
     int i;
 
@@ -478,6 +503,8 @@ int main(void) {
     RUN_BOTH(limits_change_and_rest);
     RUN_BOTH(the_longest_idle_come_first);
     RUN_BOTH(five_thousand_timers_in_order);
+    RUN_BOTH(a_deadline_that_has_gone_wakes_nobody);
+    RUN_BOTH(what_could_not_be_told_is_told_again);
     RUN_BOTH(too_many_at_once_come_in_slices);
     RUN_PLAYED(what_the_poller_refuses_leaves_nothing);
     RUN_PLAYED(what_the_poller_has_still_is_taken_over);

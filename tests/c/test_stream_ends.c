@@ -4,17 +4,19 @@
 /* Read all that comes, with the server at work; whether it was numbered and
  * ended by FIN. */
 static int swallow(int peer, uint64_t *got, struct ka_stream_event *lost) {
-    int ended = 0, good = 1, tries = 0;
+    int ended = 0, good = 1, tries = 0, told = lost == NULL;
 
-    for (*got = 0; !ended && good && tries < 10000; tries++) {
-        int64_t more = sip(peer, *got, &ended, &good);
+    for (*got = 0; !(ended && told) && good && tries < 10000; tries++) {
+        int64_t more = ended ? 0 : sip(peer, *got, &ended, &good);
 
         if (more < 0)
             return 0;
         *got += (uint64_t)more;
-        if (more == 0 && !ended) {
-            if (ka_stream_next(&stream, &event) == KA_STREAM_LOST && lost)
+        if (more == 0 && !(ended && told)) {
+            if (ka_stream_next(&stream, &event) == KA_STREAM_LOST && !told) {
                 *lost = event;
+                told = 1;
+            }
             nap();
         }
     }

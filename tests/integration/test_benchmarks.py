@@ -1,20 +1,55 @@
-"""The benchmarks run and report every row; what the figures are is not tested."""
+"""The benchmarks run and report every row; what the figures are is not tested.
+
+The sizes in the names are those of a smoke run.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from stillalive import _impl
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _if_there(module: str, *names: str) -> set[str]:
+    """Rows of a peer, if it is installed."""
+    return set(names) if _has(module) else set()
+
+
+ECHO_WIDE = {
+    "plain C, epoll, idle timeout by scan",
+    "c: Server(idle_timeout=60)",
+    "pure: Server(idle_timeout=60)",
+    "our Selector(idle_timeout=60), Python recv and send",
+    "selectors + heap, Python recv and send",
+    "asyncio protocol, no timeout",
+    "asyncio protocol, stamp + scan",
+    "asyncio protocol, call_later per message",
+    *_if_there(
+        "uvloop",
+        "uvloop protocol, no timeout",
+        "uvloop protocol, stamp + scan",
+        "uvloop protocol, call_later per message",
+    ),
+    *_if_there(
+        "gevent", "gevent StreamServer, no timeout", "gevent StreamServer, Timeout per read"
+    ),
+}
 
 ROWS = {
     "tune": {
@@ -56,7 +91,54 @@ ROWS = {
         "c: 10 aprobes at once",
         "pure: 10 aprobes at once",
     },
+    "touch": {
+        "empty C method",
+        "C core: touch, every one in a new tick",
+        "C core: touch, the clock read",
+        "c: Handle.touch()",
+        "c: Handle.touch(), first in its tick",
+        "pure: Handle.touch()",
+        "conn.last = monotonic()",
+        "asyncio: cancel + call_later",
+        *_if_there("uvloop", "uvloop: cancel + call_later"),
+        *_if_there("gevent", "gevent: timer.again()"),
+    },
+    "select": {
+        f"{way}, {ready} ready"
+        for ready in (1, 100, 200)
+        for way in (
+            "raw C, epoll_wait and a stamp",
+            "select.epoll.poll(0)",
+            "c: Selector.select(0)",
+            "pure: Selector.select(0)",
+            "selectors.EpollSelector.select(0)",
+        )
+    },
+    "tracked": {
+        f"{way}, {number}"
+        for number in ("1,000", "10,000")
+        for way in ("plain C, full scan of 4-byte deadlines", "deadline table of the C core")
+    },
+    "echo": {
+        *ECHO_WIDE,
+        "asyncio protocol, no timeout, on our Selector",
+        "asyncio streams, asyncio.timeout per read",
+        *_if_there("uvloop", "uvloop streams, asyncio.timeout per read"),
+    },
+    "echo-idle": ECHO_WIDE,
+    "accept": {
+        "plain C, listener tuned, accept4 and epoll_ctl",
+        "c: Server(idle_timeout=60)",
+        "pure: Server(idle_timeout=60)",
+        "our Selector, Python accept, listener tuned",
+        "plain Python: accept, four setsockopt, register",
+        "asyncio, keepalive left as it is",
+        *_if_there("uvloop", "uvloop, keepalive left as it is"),
+        *_if_there("gevent", "gevent, keepalive left as it is"),
+    },
 }
+
+CHARTS = {"touch", "select", "tracked", "echo", "echo-idle", "accept"}
 
 
 def _needs() -> str:
@@ -77,36 +159,45 @@ def _needs() -> str:
 pytestmark = pytest.mark.skipif(_needs() != "", reason=_needs() or "runs")
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+def _run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "STILLALIVE_IMPL"}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
 
 
+class Output(NamedTuple):
+    """What one smoke run says and writes."""
+
+    progress: str
+    json: Path
+    found: dict[str, Any]
+    markdown: str
+
+
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], str]:
-    """What one smoke run prints, and the JSON and markdown that it writes."""
+def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
     folder = tmp_path_factory.mktemp("results")
     run = _run("--smoke", "--out", str(folder))
     assert run.returncode == 0, run.stdout + run.stderr
     (written,) = folder.glob("*.json")
+    found = json.loads(written.read_text(encoding="utf-8"))
     markdown = (folder / "latest.md").read_text(encoding="utf-8")
-    return run.stdout, json.loads(written.read_text(encoding="utf-8")), markdown
+    return Output(run.stderr, written, found, markdown)
 
 
 def test_every_row_is_there(output):
-    _, found, markdown = output
-    rows = {topic["key"]: {row["name"] for row in topic["rows"]} for topic in found["topics"]}
+    topics = output.found["topics"]
+    rows = {topic["key"]: {row["name"] for row in topic["rows"]} for topic in topics}
     assert rows == ROWS
     for names in ROWS.values():
         for name in names:
-            assert name.replace("|", "\\|") in markdown
+            assert name.replace("|", "\\|") in output.markdown
 
 
 def test_every_row_has_a_time_and_pure_rows_a_ratio(output):
-    for topic in output[1]["topics"]:
+    for topic in output.found["topics"]:
         for row in topic["rows"]:
             assert row["median"] >= 0
             assert row["low"] <= row["median"] <= row["high"]
@@ -114,7 +205,7 @@ def test_every_row_has_a_time_and_pure_rows_a_ratio(output):
 
 
 def test_what_each_way_sees_is_measured(output):
-    facts = next(topic["facts"] for topic in output[1]["topics"] if topic["key"] == "check")
+    facts = next(topic["facts"] for topic in output.found["topics"] if topic["key"] == "check")
     answers = {name: cells for name, *cells in facts["rows"]}
     for path in ("c", "pure"):
         *cases, reset_left = answers[f"{path}: check(sock)"]
@@ -123,15 +214,52 @@ def test_what_each_way_sees_is_measured(output):
     assert len(answers) == 5
 
 
+def test_each_server_row_divides_its_cpu_into_user_and_system(output):
+    for topic in output.found["topics"]:
+        if topic["key"].startswith("echo"):
+            for row in topic["rows"]:
+                assert row["user"] >= 0
+                assert row["system"] >= 0
+                assert row["user"] + row["system"] > 0
+
+
+def test_goals_say_whether_they_are_met(output):
+    goals = [goal for topic in output.found["topics"] for goal in topic["goals"]]
+    assert len({goal["text"] for goal in goals}) == len(goals)
+    for goal in goals:
+        assert goal["met"] == (goal["reached"] <= goal["at_most"])
+        assert goal["text"] in output.markdown
+
+
+def test_progress_is_told(output):
+    for key in ROWS:
+        assert f"{key}: begins\n{key}: " in output.progress
+
+
+@pytest.mark.skipif(not _has("matplotlib"), reason="no matplotlib")
+def test_charts_are_drawn_and_the_same_again(output, tmp_path):
+    for folder in ("first", "second"):
+        run = _run(str(output.json), str(tmp_path / folder), module="benchmarks.charts")
+        assert run.returncode == 0, run.stderr
+    drawn = sorted((tmp_path / "first").iterdir())
+    assert [path.name for path in drawn] == sorted(f"bench-{key}.svg" for key in CHARTS)
+    for path in drawn:
+        text = path.read_text(encoding="utf-8")
+        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        assert text == (tmp_path / "second" / path.name).read_text(encoding="utf-8")
+        assert "date>" not in text
+    touch = (tmp_path / "first" / "bench-touch.svg").read_text(encoding="utf-8")
+    assert all(name in touch for name in ROWS["touch"])
+
+
 def test_the_results_do_not_name_the_host(output):
-    _, found, markdown = output
-    for text in (json.dumps(found), markdown):
+    for text in (json.dumps(output.found), output.markdown):
         assert str(ROOT) not in text
         assert sys.prefix not in text
 
 
 def test_the_machine_is_named_and_a_smoke_run_says_so(output):
-    assert {"CPU", "kernel", "Python", "load average", "smoke run"} <= set(output[1]["machine"])
+    assert {"CPU", "kernel", "Python", "load average", "smoke run"} <= set(output.found["machine"])
 
 
 def test_an_unknown_topic_is_refused_with_the_known_ones():

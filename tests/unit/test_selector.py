@@ -267,6 +267,10 @@ def test_errors_name_the_value(selector, pair):
         selector.unregister(b)
     with pytest.raises(ValueError, match=r"Invalid events: 8 \(allowed: EVENT_READ"):
         selector.register(b, 8)
+    with pytest.raises(TypeError, match=r"events='r': must be EVENT_READ, EVENT_WRITE or both"):
+        selector.register(b, "r")
+    with pytest.raises(OverflowError, match=r"Invalid file descriptor: 2147483648 \(allowed: 0 to"):
+        selector.register(2**31, 1)
     with pytest.raises(ValueError, match=r"Invalid events: 4 \(allowed: EVENT_READ"):
         selector.modify(a, EVENT_IDLE)
     with pytest.raises(ValueError, match="Invalid file descriptor: -1"):

@@ -36,6 +36,7 @@ def test_close_from_another_thread_returns_when_serving_has_ended(impl):
         threading.Timer(0.05, client.close).start()
         serving.server.close()
         serving.thread.join(1)
+        serving.thread.join(5)
         assert not serving.thread.is_alive()
         assert shut_down(serving.made[0])
         with pytest.raises(ConnectionRefusedError):
@@ -170,6 +171,7 @@ def test_close_from_a_callback_asks_and_returns(impl):
         assert read_all(client) == b"bye"
         client.close()
         serving.thread.join(PATIENCE)
+        serving.thread.join(5)
         assert not serving.thread.is_alive()
         assert serving.made[0].log == ["made", "data", "asked", "lost"]
 
@@ -190,6 +192,14 @@ def test_a_wrong_timeout_does_not_close(impl, timeout, kind):
         with pytest.raises(kind, match="timeout="):
             serving.server.close(timeout)
         assert serving.connect()
+
+
+@pytest.mark.parametrize("timeout", [20_000_000, 1e300])
+def test_a_very_long_timeout_is_as_good_as_the_longest(impl, timeout):
+    with Serving() as serving:
+        serving.server.close(timeout)
+        serving.thread.join(5)
+        assert not serving.thread.is_alive()
 
 
 def test_close_before_serving_ends_it(impl):

@@ -10,15 +10,19 @@ What may go wrong, and what stops it:
 * A descriptor closed behind our back whose twin keeps it open: epoll would
   report it for ever and no longer lets it be removed. The set is made anew.
 * A fork. The set is shared with the parent: the child makes its own and only
-  closes the number it inherited.
+  closes the number it inherited. If a signal handler has forked in the middle
+  of a wait, the child does so when the wait is over.
 * Use by another thread, or by a signal handler, while the owner waits. It is
   refused, except for `touch` and `wake`.
+* An interrupt, or no memory, before the result has been returned. What was
+  called idle in it is given back, and comes with the next one.
 """
 
 from __future__ import annotations
 
 import os
 from selectors import SelectorKey
+from threading import get_ident
 from time import monotonic_ns
 
 from .. import _backend as b
@@ -37,6 +41,8 @@ _LONGEST_WAIT = 86_400.0
 """More would not fit in the milliseconds of the system."""
 
 
+_REFUSAL = "select() is waiting: other threads and signal handlers may only touch and wake"
+
 _COUNTED = (
     "waits events idle stale_events rebuilds interrupted wakes stalls skipped_ticks"
 ).split()
@@ -47,6 +53,24 @@ def nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * _SECOND))
 
 
+def as_wait(timeout: float) -> int:
+    """Return in ns how long `select` may take."""
+    if type(timeout) not in (int, float):
+        try:
+            if not hasattr(timeout, "__float__") and not hasattr(timeout, "__index__"):
+                raise TypeError  # float() would read a str
+            timeout = float(timeout)
+        except OverflowError:
+            timeout = _LONGEST if timeout > 0 else 0
+        except TypeError:
+            raise TypeError(
+                f"timeout={timeout!r}: must be a number of seconds (int or float), or None"
+            ) from None
+    if timeout != timeout:
+        raise ValueError(f"timeout={timeout!r}: must not be NaN")
+    return int(min(max(timeout, 0), _LONGEST) * _SECOND)
+
+
 class Clock:
     """The time that counts as idleness, in ns."""
 
@@ -55,6 +79,10 @@ class Clock:
     def __init__(self) -> None:
         self._frozen: int | None = None
         self._skipped = 0
+
+    @property
+    def frozen(self) -> bool:
+        return self._frozen is not None
 
     def now(self) -> int:
         return (monotonic_ns() if self._frozen is None else self._frozen) - self._skipped
@@ -75,31 +103,45 @@ class Clock:
 class Handle(Deadline):
     """One registration, or a timer (`fd` -1)."""
 
-    __slots__ = ("__weakref__", "_engine", "_now", "_polled", "_seconds", "key")
+    __slots__ = ("__weakref__", "_engine", "_key", "_now", "_polled", "_seconds")
 
     def __init__(self, engine: Engine, key: SelectorKey, seconds: float | None) -> None:
-        super().__init__(engine.clock.now(), nanoseconds(seconds))
+        super().__init__(engine.now(), nanoseconds(seconds))
         self._engine: Engine | None = engine
         self._now = engine.clock.now
         self._polled = 0
         """The events that the poller has been asked for; 0 when it does not have it."""
         self._seconds = seconds
-        self.key = key
+        self._key = key
+
+    @property
+    def key(self) -> SelectorKey:
+        return self._key
+
+    @property
+    def due(self) -> bool:
+        """Whether it has been called idle, and nothing has happened since."""
+        return self._due
+
+    @property
+    def touched(self) -> int:
+        """The time of the last activity."""
+        return self._touched
 
     def touch(self) -> bool:
         engine = self._engine
         if engine is None:
             return False
-        self.touched = self._now()
-        if self.due:
+        self._touched = self._now()
+        if self._due:
             engine.rescue(self)
         return True
 
     def idle_for(self) -> float:
         engine = self._alive()
-        if self.paused:
+        if self._paused:
             return 0.0
-        return max(0, engine.clock.now() - self.touched) // TICK / 100
+        return max(0, engine.now() - self._touched) // TICK / 100
 
     @property
     def idle_timeout(self) -> float | None:
@@ -111,21 +153,21 @@ class Handle(Deadline):
         seconds = as_timeout("idle_timeout", seconds)
         engine = self._alive()
         engine.enter()
-        if self.due:  # it begins anew
-            self.touched = self._now()
-        self._seconds, self.limit, self.due = seconds, nanoseconds(seconds), False
+        if self._due:  # it begins anew
+            self._touched = engine.now()
+        self._seconds, self._limit, self._due = seconds, nanoseconds(seconds), False
         engine.deadlines.arm(self)
 
     def pause(self) -> None:
         engine = self._alive()
         engine.enter()
-        self.paused, self.due = True, False
+        self._paused, self._due = True, False
 
     def resume(self) -> None:
         engine = self._alive()
         engine.enter()
-        if self.paused:
-            self.paused, self.touched = False, self._now()
+        if self._paused:
+            self._paused, self._touched = False, engine.now()
             engine.deadlines.arm(self)
 
     def _alive(self) -> Engine:
@@ -145,7 +187,8 @@ class Engine:
         self.deadlines = Deadlines()
         self.clock = Clock()
         self._pid = os.getpid()
-        self._waiting = False
+        self._inside = self._waiting = 0
+        """The thread that is in `select`, and the one that waits there; 0 for none."""
         self._woken = False
         self._ghosts: set[int] = set()
         """Numbers that were closed before they were removed: a twin may live."""
@@ -180,11 +223,12 @@ class Engine:
             if not key.events:
                 self._forget(key.fd)
             elif handle._polled:
-                poller.modify(key.fd, key.events)
+                if not poller.modify(key.fd, key.events):
+                    self._ghosts.add(key.fd)
             else:
                 poller.add(key.fd, key.events)
             handle._polled = key.events
-        handle.key = key
+        handle._key = key
 
     def remove(self, handle: b.HandleLike) -> None:
         """End a registration or a timer; a closed descriptor is no error."""
@@ -192,7 +236,7 @@ class Engine:
         self.enter()
         if handle._engine is None:
             return
-        fd = handle.key.fd
+        fd = handle._key.fd
         if self.handles.get(fd) is handle:
             del self.handles[fd]
         if handle._polled:
@@ -201,26 +245,48 @@ class Engine:
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """Wait for what is ready or idle."""
+        longest = None if timeout is None else as_wait(timeout)
         self.enter()
+        me = get_ident()
+        if self._inside:
+            raise RuntimeError(
+                "select() was called inside select()" if self._inside == me else _REFUSAL
+            )
+        idle: list[Deadline] = []
+        self._inside = me
+        try:
+            return self._rounds(longest, idle)
+        except BaseException:
+            self.deadlines.give_back(idle)
+            raise
+        finally:
+            self._inside = 0
+
+    def _rounds(self, longest: int | None, idle: list[Deadline]) -> list[tuple[SelectorKey, int]]:
+        """Look until there is something to tell; `idle` gets those that are told idle."""
         began = monotonic_ns()
         self._stalled(began - self._looked)
-        until = None if timeout is None else began + int(min(max(timeout, 0.0), _LONGEST) * _SECOND)
+        self._looked = began
+        until = None if longest is None else began + longest
         deadlines = self.deadlines
         while True:
-            if deadlines.rescued:
+            if deadlines.rescued or deadlines.returned:
                 deadlines.settle()
             now = self.clock.now()
             found = self._wait(self._patience(now, until))
             batch = self._ready(found) if found else []
             at = deadlines.next()
             if at is not None and at <= now:
-                idle = deadlines.expire(now, _BATCH)
-                self._stats["idle"] += len(idle)
-                batch += [(entry.key, b.IDLE_EVENT) for entry in idle]  # type: ignore[attr-defined]
+                idle.clear()
+                deadlines.expire(now, _BATCH, idle)
+                for entry in idle:  # finalisers may run meanwhile, and unregister
+                    if isinstance(entry, Handle) and entry._engine is not None:
+                        batch.append((entry._key, b.IDLE_EVENT))
+                        self._stats["idle"] += 1
             if batch or self._woken or (until is not None and self._looked >= until):
                 if self._woken:
-                    self._woken = False
                     self._stats["wakes"] += 1
+                    self._woken = False
                 return batch
 
     def shed(self, n: int) -> list[SelectorKey]:
@@ -228,10 +294,10 @@ class Engine:
         self.enter()
         timed = [
             handle
-            for handle in self.handles.values()
-            if isinstance(handle, Handle) and handle.limit is not None and not handle.paused
+            for handle in list(self.handles.values())
+            if isinstance(handle, Handle) and handle._limit is not None and not handle._paused
         ]
-        return [entry.key for entry in longest_idle(timed, n)]  # type: ignore[attr-defined]
+        return [entry._key for entry in longest_idle(timed, n) if isinstance(entry, Handle)]
 
     def wake(self) -> None:
         """Let the wait end now, or the next one at once."""
@@ -241,8 +307,7 @@ class Engine:
 
     def rescue(self, handle: Handle) -> None:
         """Take back that a handle is due; any thread."""
-        handle.due = False
-        self.deadlines.rescued.append(handle)
+        self.deadlines.rescue(handle)
         if self._waiting and self._pid == os.getpid():
             self._bell.ring()
 
@@ -264,6 +329,7 @@ class Engine:
         handles, self.handles = self.handles, {}
         for handle in handles.values():
             self._end(handle)  # type: ignore[arg-type]
+        self.deadlines.clear()
         if self._poller is not None:
             self._poller.close()
         self._poller = None
@@ -277,14 +343,19 @@ class Engine:
         """Move the frozen clock."""
         self.clock.advance(seconds)
 
+    def now(self) -> int:
+        """Return the time as it will be: what nobody has looked by now counts up to a second."""
+        now = self.clock.now()
+        if self.clock.frozen:
+            return now
+        return now - max(0, monotonic_ns() - self._looked - _STALL)
+
     def enter(self) -> None:
         """Refuse what would disturb a wait; notice a fork."""
-        if self._pid != os.getpid():
+        if self._pid != os.getpid() and self._waiting != get_ident():
             self._forked()
         if self._waiting:
-            raise RuntimeError(
-                "select() is waiting: other threads and signal handlers may only touch and wake"
-            )
+            raise RuntimeError(_REFUSAL)
 
     def _open(self) -> Poller:
         if self._poller is None:
@@ -292,8 +363,9 @@ class Engine:
         return self._poller
 
     def _end(self, handle: Handle) -> None:
-        handle._engine = None
-        self.deadlines.discard(handle)
+        if handle._engine is not None:
+            handle._engine = None
+            self.deadlines.discard(handle)
 
     def _forget(self, fd: int) -> None:
         if not self._open().remove(fd):
@@ -313,16 +385,18 @@ class Engine:
         return None if longest is None else min(longest / _SECOND, _LONGEST_WAIT)
 
     def _wait(self, seconds: float | None) -> list[tuple[int, int]]:
-        poller = self._open()
         began = monotonic_ns()
-        self._waiting = True
+        self._waiting = self._inside
         try:
             if self.deadlines.rescued and seconds != 0:
                 seconds = 0  # rescued while nobody could ring: arm it first
-            found = poller.wait(seconds, len(self.handles) + 1)
+            found = self._open().wait(seconds, len(self.handles) + 1)
         finally:
-            self._waiting = False
+            self._waiting = 0
             self._looked = monotonic_ns()
+        if self._pid != os.getpid():  # that was the parent's set
+            self._forked()
+            found = self._open().wait(0, len(self.handles) + 1)
         self._stats["waits"] += 1
         if seconds is not None:
             self._stalled(self._looked - began - int(seconds * _SECOND))
@@ -352,9 +426,9 @@ class Engine:
             if self._ghosts and fd in self._ghosts and not ready_now(fd, flags):
                 stale += 1
                 continue
-            key = handle.key
-            handle.touched = now
-            if handle.due:
+            key = handle._key
+            handle._touched = now
+            if handle._due:
                 self.rescue(handle)
             mask = (b.WRITE if flags & ~IN else 0) | (b.READ if flags & ~OUT else 0)
             mask &= key.events
@@ -369,11 +443,11 @@ class Engine:
     def _new_poller(self) -> Poller:
         poller = open_poller(self.mechanism)
         poller.add(self._bell.fd, b.READ)
-        for fd, handle in self.handles.items():
+        for handle in list(self.handles.values()):
             assert isinstance(handle, Handle)
             if handle._polled:
                 try:
-                    poller.add(fd, handle._polled)
+                    poller.add(handle._key.fd, handle._polled)
                 except OSError:  # closed: it can still become idle
                     continue
         return poller
@@ -388,8 +462,16 @@ class Engine:
 
     def _forked(self) -> None:
         """Make a set and a bell of the child's own; the inherited ones are only closed."""
-        self._pid, self._waiting = os.getpid(), False
         if self._poller is not None:
-            self._bell.close()
-            self._bell = Bell()
-            self._rebuild()
+            inherited, self._bell = self._bell, Bell()
+            try:
+                self._rebuild()
+            except BaseException:  # the next call tries again
+                self._bell.close()
+                self._bell = inherited
+                raise
+            inherited.close()
+        if self._inside != get_ident():  # that thread is no more
+            self._inside = self._waiting = 0
+            self.deadlines.inherit()
+        self._pid = os.getpid()

@@ -28,7 +28,10 @@ class Poller(Protocol):
     """A set of descriptors. `events` are READ and WRITE, not 0."""
 
     def add(self, fd: int, events: int) -> None: ...
-    def modify(self, fd: int, events: int) -> None: ...
+    def modify(self, fd: int, events: int) -> bool:
+        """Return False when the system no longer knew it; what has its number now is added."""
+        ...
+
     def remove(self, fd: int) -> bool:
         """Return False when the system no longer knew it: it had been closed."""
         ...
@@ -47,10 +50,18 @@ if sys.platform == "linux":
             self._epoll = select.epoll()
 
         def add(self, fd: int, events: int) -> None:
-            self._epoll.register(fd, _FLAGS[events])
+            try:
+                self._epoll.register(fd, _FLAGS[events])
+            except FileExistsError:  # it outlived its number, and has come back to it
+                self._epoll.modify(fd, _FLAGS[events])
 
-        def modify(self, fd: int, events: int) -> None:
-            self._epoll.modify(fd, _FLAGS[events])
+        def modify(self, fd: int, events: int) -> bool:
+            try:
+                self._epoll.modify(fd, _FLAGS[events])
+            except FileNotFoundError:
+                self._epoll.register(fd, _FLAGS[events])
+                return False
+            return True
 
         def remove(self, fd: int) -> bool:
             try:
@@ -76,8 +87,9 @@ if sys.platform != "win32":
             os.fstat(fd)  # a closed one is an error now, as with epoll
             self._poll.register(fd, _FLAGS[events])
 
-        def modify(self, fd: int, events: int) -> None:
-            self._poll.modify(fd, _FLAGS[events])
+        def modify(self, fd: int, events: int) -> bool:
+            self.add(fd, events)  # which replaces
+            return True
 
         def remove(self, fd: int) -> bool:
             with contextlib.suppress(KeyError):  # dropped already
@@ -114,9 +126,10 @@ class _Select:
         if events & b.WRITE:
             self._writers.add(fd)
 
-    def modify(self, fd: int, events: int) -> None:
+    def modify(self, fd: int, events: int) -> bool:
         self.remove(fd)
         self.add(fd, events)
+        return True
 
     def remove(self, fd: int) -> bool:
         self._readers.discard(fd)
@@ -169,11 +182,14 @@ class Bell:
     """A descriptor that becomes readable when any thread, or a signal handler, rings.
 
     Numbers, not objects: a forgotten one must be closed without a warning. The
-    lock keeps a ring from reaching a number that `close` has just given up.
+    lock keeps a ring from reaching a number that `close` has just given up. A
+    forked child only closes: a thread that had the lock is no more, and the
+    lock stays locked there for ever.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._pid = os.getpid()
         self.fd = self._far = -1
         self._sockets: tuple[socket.socket, socket.socket] | tuple[()] = ()
         if sys.platform == "win32":  # select() there knows only sockets
@@ -204,6 +220,8 @@ class Bell:
                 os.read(self.fd, 4096)
 
     def close(self) -> None:
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.RLock(), os.getpid()
         with self._lock:
             near, far, self.fd, self._far = self.fd, self._far, -1, -1
             sockets, self._sockets = self._sockets, ()

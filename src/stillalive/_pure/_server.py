@@ -60,7 +60,8 @@ class ServerEngine:
         self._max_connections = max_connections
         self._policy = None if values is None else Policy(values)
         self.engine = Engine(mechanism)
-        self.connections: set[Transport] = set()
+        self.connections: dict[Transport, None] = {}
+        """The oldest first."""
         self.lingering: dict[Linger, None] = {}
         """The oldest first."""
         self.lost: deque[Transport] = deque()
@@ -87,11 +88,14 @@ class ServerEngine:
     def run(self) -> None:
         """Serve until a request to close has been fulfilled."""
         while True:
-            self._work()
+            self._settle()
             while self._requests:
                 self._start_closing(self._requests[0])
                 self._requests.popleft()
                 self._settle()
+            self._work()
+            if self._requests:
+                continue
             if self._closing and not self.connections and not self.lingering:
                 break
             self._batch.extend(self.engine.select())
@@ -105,13 +109,15 @@ class ServerEngine:
 
     def stats(self) -> dict[str, int]:
         """Return the counters, with the names that the compiled backend has."""
+        stats = self._stats
         return {
-            **self._stats,
+            **{name: stats[name] for name in _COUNTED},
             "open": len(self.connections),
             "lingering": len(self.lingering),
             "received": self.received,
             "sent": self.sent,
             "buffered": self.buffered,
+            **{f"ended_{reason}": stats[f"ended_{reason}"] for reason in _REASONS},
         }
 
     def freeze(self, tick: int) -> None:
@@ -126,7 +132,7 @@ class ServerEngine:
 
     def forget(self, transport: Transport, reason: str) -> None:
         """Count a connection out."""
-        self.connections.discard(transport)
+        self.connections.pop(transport, None)
         self._stats[f"ended_{reason}"] += 1
         self.has_room()
 
@@ -200,7 +206,7 @@ class ServerEngine:
             self._rest_a_while(error)
             return
         self._stats["accepted"] += 1
-        self.connections.add(transport)
+        self.connections[transport] = None
         age = self.max_age
         try:
             protocol = self._factory()
@@ -266,6 +272,9 @@ class ServerEngine:
                 self._rest = None
             self.engine.remove(self._listening)
             self._listener.close()
+        left = None if until is None else until - self.engine.clock.now()
+        if left is not None and left <= 0:  # before those that owe nothing part in peace
+            self._end_all()
         for transport in list(self.connections):
             transport.finish_soon("shutdown")
         if until is None or (self._give_up_at is not None and self._give_up_at <= until):
@@ -274,10 +283,7 @@ class ServerEngine:
         if self._give_up is not None:
             self.engine.remove(self._give_up)
             self._give_up = None
-        left = until - self.engine.clock.now()
-        if left <= 0:
-            self._end_all()
-        else:
+        if left is not None and left > 0:
             self._give_up = self.engine.timer(left / 1e9, self._end_all)
 
     def _end_all(self, mask: int = 0) -> None:

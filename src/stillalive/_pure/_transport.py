@@ -65,7 +65,6 @@ class Transport:
         "_protocol",
         "_reading_paused",
         "_reason",
-        "_released",
         "_server",
         "_size",
         "_sock",
@@ -93,7 +92,7 @@ class Transport:
         """Why it ends as soon as it owes nothing: age or shutdown."""
         self._reason: str | None = None
         self._exception: BaseException | None = None
-        self._ended = self._dropped = self._told = self._released = False
+        self._ended = self._dropped = self._told = False
         fd = sock.fileno()
         self._handle: Handle = server.engine.add(SelectorKey(fd, fd, b.READ, self._ready), idle)
         self._age: Handle | None = None
@@ -184,7 +183,7 @@ class Transport:
         if name == "peername":
             value = self._peername
         elif name == "sockname":
-            if self._sockname is None and not self._released:
+            if self._sockname is None and not self._told:
                 with contextlib.suppress(OSError):
                     self._sockname = self._sock.getsockname()
             value = self._sockname
@@ -240,7 +239,7 @@ class Transport:
         return self._handle.touch()
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "closing" if self._reason else "open"
+        state = "ended" if self._told else "closing" if self._reason else "open"
         return f"<stillalive Transport to {self._peername!r} {state}>"
 
     # What the server calls.
@@ -254,8 +253,9 @@ class Transport:
 
     def settle(self) -> None:
         """Do what had to wait until the callback was over."""
-        if self._writing_paused and self._size <= self._low and not self._ended:
-            self._resume_writing()
+        if self._writing_paused and self._size <= self._low and not self._dropped:
+            self._writing_paused = False
+            self._inform("resume_writing")
         reason = self._due_reason
         if reason is not None and not self._owes and not self._chunks:
             self._close(reason, ConnectionEndedError(reason))
@@ -285,6 +285,8 @@ class Transport:
         if self._told:
             return
         self._told = True
+        if self._borrowed is not None:
+            self._borrowed._end()
         self._server.forget(self, self._reason or "error")
         try:
             lost = getattr(self._protocol, "connection_lost", None)
@@ -300,9 +302,7 @@ class Transport:
 
     def let_go(self) -> None:
         """Close the socket, with a reset or with care for the answer's tail."""
-        if self._borrowed is not None:
-            self._borrowed._end()
-        sock, self._released = self._sock, True
+        sock = self._sock
         if self._dropped:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -329,6 +329,7 @@ class Transport:
             self._flush()
 
     def _receive(self) -> None:
+        protocol = self._protocol  # get_buffer() may set another
         try:
             data: bytes | int = (
                 self._receive_into() if self._buffered else self._sock.recv(_READ_SIZE)
@@ -345,13 +346,12 @@ class Transport:
             self._receive_eof()
             return
         self._owes = True
-        if isinstance(data, int):
-            self._server.received += data
-            self._call("buffer_updated", data)
-            return
-        self._server.received += len(data)
+        self._server.received += data if isinstance(data, int) else len(data)
         try:
-            self._protocol.data_received(data)
+            if isinstance(data, int):
+                protocol.buffer_updated(data)
+            else:
+                protocol.data_received(data)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as failure:
@@ -362,20 +362,22 @@ class Transport:
             buffer = memoryview(self._protocol.get_buffer(-1))
             if not buffer.nbytes:
                 raise RuntimeError("get_buffer() returned an empty buffer")
-            if buffer.readonly:
-                raise TypeError("get_buffer() returned a buffer that cannot be written")
+            if buffer.readonly or not buffer.c_contiguous:
+                raise BufferError("get_buffer() returned a buffer that cannot be filled")
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as failure:
             raise _CallbackError(failure) from None
-        return 0 if self._reason is not None else self._sock.recv_into(buffer)
+        if not self.is_reading():  # get_buffer() has paused or closed
+            raise BlockingIOError
+        return self._sock.recv_into(buffer)
 
     def _receive_eof(self) -> None:
-        if self._reason is not None:  # get_buffer() has closed
-            return
         self._eof_received = True
         self._watch()
-        if not self._call("eof_received") or (self._eof_wanted and not self._chunks):
+        if self._eof_wanted and not self._chunks:
+            self._close("peer")
+        if not self._call("eof_received"):
             self._close("peer")
 
     def _flush(self) -> None:
@@ -403,11 +405,11 @@ class Transport:
             self._handle.resume()
             self._watch()
             self._server.has_room()
-            if self._eof_wanted and self._reason is None:
+            if self._reason is not None and not self._ended:
+                self._end()
+            elif self._eof_wanted and not self._ended:
                 self._shut_writing()
         self.settle()
-        if not self._chunks and self._reason is not None and not self._ended:
-            self._end()
 
     def _aged(self, mask: int) -> None:
         if self._ended:
@@ -432,13 +434,12 @@ class Transport:
             self._end()
 
     def _drop(self, reason: str, exception: BaseException | None = None) -> None:
-        if self._told or (self._ended and self._dropped):
+        if self._ended:  # what came first counts
             return
         self._reason, self._exception, self._dropped = reason, exception, True
         self._grow(-self._size)
         self._chunks.clear()
-        if not self._ended:
-            self._end()
+        self._end()
 
     def _end(self) -> None:
         self._ended = True
@@ -448,17 +449,18 @@ class Transport:
 
     def _failed(self, exception: BaseException) -> None:
         """End it because a callback has failed."""
-        self._server.on_error(exception, self)
-        self._drop("error", exception)
+        try:
+            self._server.on_error(exception, self)
+        finally:
+            self._drop("error", exception)
 
     # Help.
 
-    def _call(self, name: str, *arguments: object) -> object:
-        callback = getattr(self._protocol, name, None)
-        if callback is None:
-            return None
+    def _call(self, name: str, *arguments: object) -> bool:
+        """Return whether the protocol answered with something true."""
         try:
-            return callback(*arguments)
+            callback = getattr(self._protocol, name, None)
+            return callback is not None and bool(callback(*arguments))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as failure:
@@ -480,10 +482,6 @@ class Transport:
         if self._size > self._high and not self._writing_paused:
             self._writing_paused = True
             self._inform("pause_writing")
-
-    def _resume_writing(self) -> None:
-        self._writing_paused = False
-        self._inform("resume_writing")
 
     def _watch(self) -> None:
         events = (b.READ if self.is_reading() else 0) | (b.WRITE if self._chunks else 0)
@@ -510,7 +508,7 @@ class Transport:
         self._server.buffered += size
 
     def _borrow(self) -> BorrowedSocket | None:
-        if self._borrowed is None and not self._released:
+        if self._borrowed is None and not self._told:
             self._borrowed = BorrowedSocket(self._sock.fileno())
         return self._borrowed
 
