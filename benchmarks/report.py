@@ -163,4 +163,8 @@ def _facts(facts: Facts) -> _Table:
 
 
 def _goal(goal: Goal) -> list[str]:
-    return [goal.text, f"{goal.reached:.2f}", f"{goal.at_most:g}", "yes" if goal.met else "NO"]
+    return [goal.text, _figure(goal.reached), _figure(goal.at_most), "yes" if goal.met else "NO"]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.2g}"

@@ -14,7 +14,17 @@ import stillalive
 from stillalive import _impl
 from stillalive._backend import Backend
 
-__all__ = ["Pair", "on_path", "pair", "pairs", "reset", "using", "verify_switch", "wait_for"]
+__all__ = [
+    "Pair",
+    "allow_descriptors",
+    "on_path",
+    "pair",
+    "pairs",
+    "reset",
+    "using",
+    "verify_switch",
+    "wait_for",
+]
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -22,7 +32,7 @@ Pair = tuple[socket.socket, socket.socket]
 @contextlib.contextmanager
 def pairs(number: int) -> Iterator[list[Pair]]:
     """Make `number` connections over loopback; all are closed at the end."""
-    _allow_descriptors(2 * number + 64)
+    allow_descriptors(2 * number + 64)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
         made: list[Pair] = []
@@ -40,7 +50,8 @@ def pair() -> Iterator[Pair]:
         yield made[0]
 
 
-def _allow_descriptors(number: int) -> None:
+def allow_descriptors(number: int) -> None:
+    """Raise the limit of open descriptors, as far as that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < number:
         allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
@@ -100,6 +111,7 @@ def verify_switch() -> None:
             "describe": lambda: stillalive.describe(client),
             "probe": lambda: stillalive.probe(client),
             "tune": lambda: stillalive.tune(client, idle=60),
+            "Selector": stillalive.Selector,
         }
         for name, call in calls.items():
             try:

@@ -43,6 +43,19 @@ class Effort:
     burst: int
     """How many aprobes run at once."""
     burst_rounds: int
+    few: int
+    """Connections of the busy echo."""
+    many: int
+    """Connections of the echo that is mostly idle."""
+    backlog: int
+    """Connections that wait to be accepted."""
+    serve_rounds: int
+    wide_rounds: int
+    """The same, where each round connects thousands."""
+    serve_ms: int
+    """What one server may take in one round."""
+    tracked: int
+    """Connections in the largest deadline table."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,9 @@ class Row:
     cpu: float | None = None
     """CPU time of this process per call, where it was taken."""
     note: str = ""
+    user: float | None = None
+    """How the median divides, where the row is CPU time."""
+    system: float | None = None
 
 
 def statement(code: str, names: Mapping[str, object]) -> Callable[[int], float]:
