@@ -460,7 +460,7 @@ def test_nothing_is_lost_with_poll(impl):
     ("sabotage", "kinds", "sign"),
     [
         ("drop", {"echo": 1}, ": damaged between"),
-        ("swap", {"slow": 1, "close": 1}, ": damaged between"),
+        ("swap", {"close": 1}, ": damaged between"),
         ("spoil", {"upload": 1}, "came in damaged"),
         ("early", {"vanish": 1}, ": idle after 0."),
         ("twice", {"echo": 1}, "made 1 times, lost 2 times"),

@@ -440,7 +440,7 @@ def test_a_timeout_that_does_not_wait(impl, timeout):
 
 
 @pytest.fixture
-def run(mechanism: str, impl: Any) -> Callable[[str], Any]:
+def run(impl: Any) -> Callable[[str], Any]:
     """Run a script; return what it prints as JSON."""
     sources = str(Path(stillalive.__file__).parents[1])
     prelude = "import json, os, signal, socket, threading, time\nfrom stillalive import Selector\n"
