@@ -200,7 +200,7 @@ class Deadlines:
         self._busy = True
         try:
             with contextlib.suppress(MemoryError):  # another time
-                changes = -1
+                changes, kept = -1, self._heap
                 while changes != self._changes:
                     changes = self._changes
                     kept = [
