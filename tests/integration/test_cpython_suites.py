@@ -42,7 +42,7 @@ class Suite(NamedTuple):
 
 LOOP = ("EPollEventLoopTests",)
 SUITES = [
-    Suite("test_selectors", 20),
+    Suite("test_selectors", 19),
     Suite("test_asyncio.test_events", 70, LOOP),
     Suite("test_asyncio.test_sock_lowlevel", 12, LOOP),
     Suite("test_asyncio.test_sendfile", 18, LOOP),
