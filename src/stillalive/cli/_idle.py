@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..server import Server
 
-__all__ = ["DESCRIPTORS", "KINDS", "LATE", "LIMIT", "IdleClient", "run_idle_part"]
+__all__ = ["DESCRIPTORS", "LATE", "LIMIT", "IdleClient", "run_idle_part"]
 
 LIMIT = 1.5
 """The idle timeout in seconds."""
@@ -25,15 +25,14 @@ _WATCHED = LIMIT + LATE + 0.5
 _LARGE = b"x" * 4_000_000
 """More than both kernels hold for a client that does not read."""
 
-KINDS = {
-    "talking": ("talks every 0.3 s", 10),
-    "slow": ("does not read its answer", 4),
-    "silent": ("never says a word", 10),
-    "quiet": ("idle after an echo", 10),
+_KINDS = {
+    "talking": 10,  # every 0.3 s
+    "slow": 4,  # does not read its answer
+    "silent": 10,  # never says a word
+    "quiet": 10,  # idle after an echo
 }
-"""Title and number of each kind; the first two are to be left alone."""
-_TOTAL = sum(number for _, number in KINDS.values())
-DESCRIPTORS = 2 * _TOTAL + 8
+"""How many of each kind; the first two are to be left alone."""
+DESCRIPTORS = 2 * sum(_KINDS.values()) + 8
 
 
 @dataclass(slots=True)
@@ -102,9 +101,7 @@ def run_idle_part(guarded: bool) -> list[IdleClient]:
     """Serve, let every client do what its kind does, and watch for LIMIT and a little more."""
     with ExitStack() as stack:
         address = _guarded(stack) if guarded else _plain(stack)
-        clients = [
-            _connect(kind, address, stack) for kind, (_, n) in KINDS.items() for _ in range(n)
-        ]
+        clients = [_connect(kind, address, stack) for kind, n in _KINDS.items() for _ in range(n)]
         _watch(clients)
         for client in clients:
             _say_goodbye(client)
