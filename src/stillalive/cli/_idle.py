@@ -42,7 +42,7 @@ class IdleClient:
     kind: str
     sock: socket.socket
     address: str
-    last: float = 0.0
+    last: float
     """When it connected or spoke last: the server's clock starts later; monotonic."""
     ended_after: float | None = None
     sent: int = 0
@@ -109,9 +109,9 @@ def run_idle_part(guarded: bool) -> list[IdleClient]:
 
 
 def _connect(kind: str, address: tuple[str, int], stack: ExitStack) -> IdleClient:
+    before = time.monotonic()
     sock = stack.enter_context(socket.create_connection(address, timeout=5))
-    client = IdleClient(kind, sock, "{}:{}".format(*sock.getsockname()[:2]))
-    client.last = time.monotonic()
+    client = IdleClient(kind, sock, "{}:{}".format(*sock.getsockname()[:2]), before)
     if kind == "slow":
         sock.sendall(b"much")
     elif kind != "silent":
@@ -122,10 +122,11 @@ def _connect(kind: str, address: tuple[str, int], stack: ExitStack) -> IdleClien
 
 
 def _talk(client: IdleClient) -> None:
+    before = time.monotonic()  # the server may take it before this thread goes on
     with contextlib.suppress(OSError):
         client.sock.sendall(b"hello")
         client.sent += 1
-        client.last = time.monotonic()
+        client.last = before
 
 
 def _watch(clients: list[IdleClient]) -> None:
