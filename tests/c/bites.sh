@@ -16,7 +16,7 @@ bite() {
     dir=$out/$1
     rm -rf "$dir"
     mkdir -p "$dir/ext"
-    cp -r "$ext/include" "$ext/core" "$ext/sockopt" "$ext/poll" "$dir/ext"
+    cp -r "$ext/include" "$ext/core" "$ext/sockopt" "$ext/poll" "$ext/diag" "$dir/ext"
     sed "$3" "$ext/$2" >"$dir/ext/$2"
     if cmp -s "$ext/$2" "$dir/ext/$2"; then
         miss "$1" "the source has changed, this one breaks nothing now"
@@ -194,6 +194,107 @@ bite told-without-end core/accept.c 's/stream->flags & KA_STREAM_REFUSING/0/' \
     plain test_stream_accept without_descriptors_the_listener_rests
 bite out-of-order $conn 's/if (conn->buffered == 0) {/if (1) {/' \
     plain test_stream a_megabyte_is_echoed_through_small_buffers
+
+monitor=core/monitor_posix.c
+reserve=core/reserve_posix.c
+ring=core/ring.c
+diag=diag/linux.c
+
+bite takes-signals $monitor 's/sigfillset(&all)/sigemptyset(\&all)/' \
+    plain test_monitor no_signal_reaches_it
+bite wall-clock $monitor 's/&attributes, CLOCK_MONOTONIC/\&attributes, CLOCK_REALTIME/' \
+    plain test_monitor a_wait_takes_its_time
+bite child-waits $monitor 's/if (monitor->born_in == getpid())/if (1)/' \
+    plain test_monitor a_child_frees_without_waiting
+bite dup-onto-anything $reserve \
+    '/^static int is_pipe/,/^}/s/ == reserve/ + 1 > 0 * reserve/' \
+    plain test_reserve who_got_our_number_keeps_it
+bite gives-blindly $reserve 's/ && is_duplicate(reserve))/)/' \
+    plain test_reserve a_file_that_got_it_while_taken_survives
+bite any-socket $reserve 's/ && mark_of(&seen) == reserve->taken//; s/S_ISSOCK(seen.st_mode) &&$/S_ISSOCK(seen.st_mode)/' \
+    plain test_reserve a_socket_that_got_it_while_taken_survives
+bite holds-it-open $reserve '/^void ka_reserve_give/,/^}/s/(void)close(reserve->sock);//' \
+    plain test_reserve a_lost_pipe_leaves_no_duplicate
+bite limit-is-gone $reserve 's/return -EMFILE;/return rc;/' \
+    plain test_reserve a_limit_below_it_is_not_a_closed_socket
+bite inherited $reserve 's/dup3(from, to, O_CLOEXEC)/dup2(from, to)/' \
+    plain test_reserve a_duplicate_is_the_same_socket
+bite drops-silently $ring 's/ring->dropped++;//' \
+    plain test_ring a_full_ring_drops_the_newest
+bite woken-for-nothing $ring 's/while (ring->count == 0 &&/if (ring->count == 0 \&\&/' \
+    plain test_ring who_was_too_slow_waits_on
+bite beyond-the-ring $ring 's/% ring->room)/% (ring->room + 1))/' \
+    asan test_ring AddressSanitizer
+bite unguarded-count $ring '/^uint64_t ka_ring_dropped/,/^}/{/ka_monitor/d}; s/^    kept = !ring->closed.*/    ka_monitor_leave(ring->monitor);\n&\n    ka_monitor_enter(ring->monitor);/' \
+    tsan test_ring ThreadSanitizer
+bite first-thread-s-table $diag 's/thread-self/self/' \
+    plain test_diag the_first_thread_may_have_ended
+bite ended-never-was $diag 's/return segments > 0;/return 0;/' \
+    plain test_diag what_has_ended_was_connected
+
+judge=core/judge.c
+
+bite stalled-at-once $judge \
+    's/klass != KA_SENDING || past->klass != KA_SENDING ||/klass != KA_SENDING ||/' \
+    plain test_judge a_late_answer_is_not_stalled
+bite tie-is-unanswered $judge \
+    's/last_data_recv_ms < info->last_data_sent_ms/last_data_recv_ms <= info->last_data_sent_ms/' \
+    plain test_judge 'a tie is answered'
+bite fin-is-a-word $judge \
+    's/info->bytes_received > (info->state == KA_TCP_CLOSE_WAIT)/info->bytes_received > 0/' \
+    plain test_judge 'never spoke, closed by the peer'
+bite old-questions $judge 's/past->heard = since_ms == 0;/past->heard = 1;/' \
+    plain test_judge old_questions_do_not_count
+bite asked-before $judge 's/info->last_data_sent_ms >= heard_ms(info)/0/' \
+    plain test_judge 'heard after it'
+bite late-look $judge \
+    's/again(look, larger(limit - larger(clock, 0)/again(look, larger(limit + 50 - larger(clock, 0)/' \
+    plain test_judge 'late(&overdue'
+bite one-stretch $judge 's/past->mark_bytes\[0\] < past->mark_bytes\[1\] &&/1 \&\&/' \
+    plain test_judge a_word_now_and_then
+bite rate-overflow $judge \
+    's/    return b > 0 \&\& a > INT64_MAX \/ b ? INT64_MAX : a \* b;/    return a * b;/' \
+    asan smoke_judge 'signed integer overflow'
+
+watcher=core/watcher.c
+ward=core/ward.c
+deed=core/deed.c
+discover=core/discover.c
+
+bite by-number $deed 's/rc == 0 && identity == ward->identity/rc == 0/' \
+    plain test_watcher_threads the_old_and_innocent_are_not_hit
+bite unread-is-silence $deed 's/deed->unread > 0) &&/deed->unread > 99999) \&\&/' \
+    plain test_watcher_deeds unread_bytes_spare_until_they_are_read
+bite stop-is-silence $watcher 's/> KA_STALLED_MS/> 100 * KA_STALLED_MS/' \
+    plain test_watcher a_stall_spares_all
+bite stop-within-is-silence $deed 's/if (is_late(watcher))/if (is_late(watcher) > 1)/' \
+    plain test_watcher_deeds a_late_step_does_nothing
+bite death-as-an-end $deed 's/ka_end_disconnect(deed->sock) < 0)/ka_end_shutdown(deed->sock) < 0)/' \
+    plain test_watcher_watch "owner.got is 0"
+bite unread-thrown-away $deed 's/ unread == 0))) {/ unread >= 0))) {/' \
+    plain test_watcher_deeds an_abort_leaves_what_is_unread
+bite dry-is-wet $deed 's/if (deed->dry_run) {/if (deed->dry_run > 1) {/' \
+    plain test_watcher_deeds a_dry_run_tells_once_and_does_nothing
+bite told-again-and-again $deed 's/KA_WARD_TOLD, 1)/KA_WARD_TOLD, 0)/' \
+    plain test_watcher_deeds a_dry_run_tells_once_and_does_nothing
+bite hold-of-nothing $deed 's/if (ka_is_held(watcher/if (0 \&\& ka_is_held(watcher/' \
+    plain test_watcher_deeds held_ones_are_left_alone
+bite herd $deed 's/left = watcher->line_ms - deed->now_ms;//' \
+    plain test_watcher_deeds who_waits_costs_little
+bite goes-on-without-numbers $deed 's/watcher->lost = 1;//' \
+    plain test_watcher_deeds lost_numbers_touch_nobody
+bite mapped-is-six $watcher 's/network->family = 4;//' \
+    plain test_watcher_deeds exempt_networks_are_left_alone
+bite shortest-first $discover 's/left < right ? 1/left > right ? 1/; s/left > right ? -1/left < right ? -1/' \
+    plain test_watcher_discover the_longest_idle_go_first
+bite port-forgotten $discover 's/memcpy(found->listened, .*;/(void)0;/' \
+    plain test_watcher_discover a_listener_may_close_and_reopen
+bite entered-twice $discover 's/    if (ward == NULL) {$/    if (1) {/' \
+    plain test_watcher_deeds a_duplicate_is_the_same_connection
+bite sleeps-over-a-watch $watcher '/^int64_t ka_watcher_watch(/,/^}/s/leave_with_notice/leave/' \
+    plain test_watcher_threads a_watch_wakes_the_sleeper
+bite unlocked $watcher '/^void ka_watcher_stats(/,/^}/{s/enter(watcher);//;s/leave(watcher);//}' \
+    tsan test_watcher_threads ThreadSanitizer
 
 if [ "$missed" -gt 0 ]; then
     echo "bites: $missed MISSED, $caught passed"

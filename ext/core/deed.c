@@ -1,0 +1,586 @@
+/* deed.c - everything that is done to other people's connections.
+ *
+ * What can go wrong, and how this file stops it:
+ *
+ * An innocent connection is hit. Its number was another's a moment ago. So
+ * nothing here is ever done to a number: the socket is duplicated onto our
+ * own, the duplicate says who it is, and while we hold it it cannot become
+ * anything else. Judged is again on the duplicate, for what led here may
+ * have been read from the wrong socket, or a while ago.
+ *
+ * A living connection is hit. Bytes that have come and that the owner has not
+ * read yet are no silence of the peer; it is the owner who is late, so the
+ * connection is spared and looked at soon. (Not when it is the silence itself
+ * that counts: a peer that vanished after its last request is as dead.) Time
+ * in which nobody looked is no silence either. It may pass between two lines
+ * of this file, when the process is stopped: then the ages from the kernel
+ * are new and the time of the step is old, and the owner has had no chance to
+ * answer. So the last thing before a deed is to ask the clock how long the
+ * step has taken; a stop that comes after that finds a judgement that was
+ * right when it was made.
+ *
+ * MPTCP shows the counters of its first path only; where there are others,
+ * that one may well be silent. Such a connection is as good as exempt.
+ *
+ * The owner takes a death for an end. shutdown lets him read a clean end of
+ * stream, which is right for who is sent away, and wrong for a connection
+ * that broke in the middle of something: a half-received body would pass as
+ * whole. When the peer is silent, an abort leaves it to the kernel to give the
+ * connection up, whose error then is the truth. If the kernel does not get to
+ * it the connection is disconnected after a while, by a reset; but that
+ * throws away what has not been read, so not as long as there is something.
+ * For any other cause the peer's kernel is alive and would answer: that one
+ * is disconnected at once.
+ *
+ * An end is not told. A watch that ends has somebody who waits for it; while
+ * the ring is full it does not end, and is looked at again.
+ *
+ * A close is forgotten. A decision is told when it falls, and an abort takes
+ * its time: the ward stays until it is complete, also when its watch is over
+ * or the settings no longer want it. Only when the number means another
+ * socket there is nothing left to do.
+ *
+ * An owner's close is put off. While we hold a duplicate his close is not the
+ * last one; ours is, some microseconds later. Nothing here waits while there
+ * is a duplicate. (A socket with SO_LINGER would let our close wait for the
+ * peer; callers wait with it then.)
+ *
+ * Our own numbers are lost. Somebody closed them. Then not even a duplicate
+ * can be made, for the number it would replace is somebody's: that is told
+ * once, as soon as the ring has room for it, and nothing is touched any more.
+ *
+ * Too much at once. Of what is found only so many are ended per second; a
+ * wrong limit then shows before it has emptied the server. Those who wait
+ * come back one after the other and not all at the same time.
+ */
+#include "ward.h"
+
+#include <errno.h>
+#include <string.h>
+
+#ifndef ESTALE /* Windows; the system's number */
+#define ESTALE 10070
+#endif
+
+#define KA_ABORT_PACE_MS 50
+#define KA_ABORT_MS 300         /* for the kernel's own error */
+#define KA_ABORT_UNREAD_MS 5300 /* the same, while bytes are unread */
+#define KA_ABORT_MOST_MS 30000
+#define KA_RETRY_MS 50
+#define KA_LATE_MS 1000
+/* Looks at those who must wait: at most about 2 % of a core. */
+#define KA_SPARED_PER_MS 13
+#define KA_WAITING_PER_MS 5
+#define KA_LINE_MS 1000
+
+/* What is known on the duplicate. */
+struct deed {
+    struct ka_watcher *watcher;
+    struct ka_ward *ward;
+    ka_sock sock; /* the duplicate */
+    int64_t now_ms;
+    struct ka_info info;
+    struct ka_judgement judged;
+    struct ka_endpoint local, peer;
+    int64_t unread;
+    int32_t cause, kind, dry_run, err;
+};
+
+/* ---- telling ------------------------------------------------------------ */
+
+static int64_t heard_ms(const struct ka_info *info) {
+    return ka_sooner(info->last_ack_recv_ms, info->last_data_recv_ms);
+}
+
+static void tell(const struct deed *deed) {
+    struct ka_watcher *watcher = deed->watcher;
+    const struct ka_info *info = &deed->info;
+    struct ka_occurrence event = {
+        .token =
+            deed->ward->flags & KA_WARD_WATCHED ? (int64_t)deed->ward->id : 0,
+        .cause = deed->cause,
+        .klass = deed->judged.klass,
+        .deed = deed->kind,
+        .dry_run = deed->dry_run,
+        .err = deed->err,
+        .sock = deed->ward->sock,
+        .identity = deed->ward->identity,
+        .local = deed->local,
+        .peer = deed->peer,
+        .at_ms = deed->now_ms,
+        .clock_ms = deed->judged.clock_ms,
+        .heard_ms = heard_ms(info),
+        /* The clocks run from the handshake when there was no payload. */
+        .data_in_ms = info->bytes_received > 0 ? info->last_data_recv_ms : -1,
+        .data_out_ms = info->bytes_sent > 0 ? info->last_data_sent_ms : -1,
+        .bytes_in = info->bytes_received,
+        .bytes_out = info->bytes_sent,
+        .unread = deed->unread,
+        .unsent = info->notsent_bytes,
+    };
+
+    if (info->bytes_sent > 0 && info->bytes_retrans > 0)
+        event.bytes_out -= info->bytes_retrans;
+    (void)ka_ring_put(watcher->ring, &event);
+    watcher->stats.told++;
+    watcher->stats.by_cause[deed->cause]++;
+}
+
+/* With nothing known but the ward itself. */
+static void blank(struct deed *deed, struct ka_watcher *watcher,
+                  struct ka_ward *ward, int32_t cause, int64_t now_ms) {
+    memset(deed, 0, sizeof *deed);
+    memset(&deed->info, -1, sizeof deed->info); /* not told */
+    deed->watcher = watcher;
+    deed->ward = ward;
+    deed->sock = watcher->reserve.sock;
+    deed->cause = cause;
+    deed->now_ms = now_ms;
+    deed->judged.clock_ms = deed->unread = -1;
+    if (ward->ends != NULL) {
+        deed->local = ward->ends[0];
+        deed->peer = ward->ends[1];
+    }
+}
+
+int64_t ka_deed_gone(struct ka_watcher *watcher, struct ka_ward *ward,
+                     int64_t now_ms) {
+    struct deed deed;
+
+    if ((ward->flags & (KA_WARD_WATCHED | KA_WARD_ENDED)) == KA_WARD_WATCHED) {
+        if (ka_ring_is_full(watcher->ring))
+            return KA_RETRY_MS;
+        blank(&deed, watcher, ward, KA_FOR_GONE, now_ms);
+        tell(&deed);
+    }
+    return KA_LET_GO;
+}
+
+static void lose(struct ka_watcher *watcher, int64_t now_ms) {
+    struct ka_ward nobody;
+    struct deed deed;
+
+    if (ka_ring_is_full(watcher->ring)) /* who looks next finds out, too */
+        return;
+    watcher->lost = 1;
+    memset(&nobody, 0, sizeof nobody);
+    nobody.sock = watcher->reserve.sock;
+    blank(&deed, watcher, &nobody, KA_FOR_LOST, now_ms);
+    tell(&deed);
+}
+
+/* ---- the duplicate ------------------------------------------------------ */
+
+/* 1: reserve.sock is this very connection, until ka_reserve_give. 0: *again
+ * is what the look returns. */
+static int take(struct ka_watcher *watcher, struct ka_ward *ward,
+                int64_t now_ms, int64_t *again) {
+    uint64_t identity;
+    int rc = ka_reserve_take(&watcher->reserve, ward->sock);
+
+    watcher->taken++;
+    *again = KA_RETRY_MS;
+    if (rc == -ESTALE) {
+        lose(watcher, now_ms);
+        *again = watcher->lost ? KA_NO_TIME : KA_RETRY_MS;
+    } else if (rc == -EBADF) {
+        *again = ka_deed_gone(watcher, ward, now_ms);
+    }
+    if (rc < 0)
+        return 0;
+    rc = ka_identify(watcher->reserve.sock, &identity);
+    if (rc == 0 && identity == ward->identity)
+        return 1;
+    ka_reserve_give(&watcher->reserve);
+    *again = ka_deed_gone(watcher, ward, now_ms);
+    return 0;
+}
+
+/* The process was stopped, or starved, since this step began. */
+static int is_late(struct ka_watcher *watcher) {
+    if (ka_os_now_ms() - watcher->entered_ms > KA_LATE_MS)
+        watcher->late = 1;
+    return watcher->late;
+}
+
+/* ---- who is left alone -------------------------------------------------- */
+
+static int is_inside(const struct ka_network *network,
+                     const struct ka_endpoint *peer) {
+    int whole = network->bits / 8, rest = network->bits % 8;
+
+    if (network->family != peer->family ||
+        memcmp(network->address, peer->address, (size_t)whole) != 0)
+        return 0;
+    return rest == 0 || ((network->address[whole] ^ peer->address[whole]) >>
+                         (8 - rest)) == 0;
+}
+
+/* Where the peer cannot be asked any more it may be anybody. */
+static int is_exempt(const struct deed *deed) {
+    const struct ka_watcher_settings *settings = &deed->watcher->settings;
+    int i;
+
+    for (i = 0; i < settings->networks; i++)
+        if (deed->peer.family == 0 ||
+            is_inside(&settings->exempt[i], &deed->peer))
+            return 1;
+    return 0;
+}
+
+static int64_t spare(const struct deed *deed) {
+    struct ka_watcher *watcher = deed->watcher;
+    int64_t pace;
+
+    if (ka_ward_mark(watcher, deed->ward, KA_WARD_SPARED, 1))
+        watcher->stats.spared_unread++;
+    pace = (int64_t)(watcher->spared / KA_SPARED_PER_MS);
+    return pace > KA_SPARE_MS ? pace : KA_SPARE_MS;
+}
+
+/* ---- closes per second -------------------------------------------------- */
+
+static int64_t rate_of(const struct ka_watcher *watcher) {
+    int64_t rate = watcher->settings.closes_per_second;
+
+    return rate > 0 ? rate : 1;
+}
+
+int64_t ka_budget_wait(struct ka_watcher *watcher, int64_t now_ms) {
+    int64_t rate = rate_of(watcher), most = rate < 20 ? 1000 : rate * 100;
+    int64_t passed = now_ms - watcher->budget_ms;
+
+    /* A thousandth of a close per millisecond for each close per second. */
+    if (passed > most / rate)
+        watcher->budget = most;
+    else if (passed > 0)
+        watcher->budget += passed * rate;
+    if (watcher->budget > most)
+        watcher->budget = most;
+    watcher->budget_ms = now_ms;
+    if (watcher->budget >= 1000)
+        return 0;
+    return (1000 - watcher->budget + rate - 1) / rate;
+}
+
+/* 0: it may be ended. Else when to look again, each at a place of its own. */
+static int64_t queue_up(const struct deed *deed) {
+    struct ka_watcher *watcher = deed->watcher;
+    int64_t left = ka_budget_wait(watcher, deed->now_ms);
+    int64_t least = deed->now_ms + left, most;
+
+    if (left == 0) {
+        watcher->budget -= 1000;
+        return 0;
+    }
+    if (ka_ward_mark(watcher, deed->ward, KA_WARD_WAITS, 1))
+        watcher->stats.spared_rate++;
+    most = (int64_t)(watcher->waiting / KA_WAITING_PER_MS);
+    if (most < KA_LINE_MS)
+        most = KA_LINE_MS;
+    if (watcher->line_ms < least || watcher->line_ms > deed->now_ms + most)
+        watcher->line_ms = least;
+    left = watcher->line_ms - deed->now_ms;
+    watcher->line_ms += (1000 + rate_of(watcher) - 1) / rate_of(watcher);
+    return left;
+}
+
+/* ---- the deeds ---------------------------------------------------------- */
+
+/* The kernel is to give up at its next chance, with its own error. Whatever
+ * of this fails: what is left of it does less, and the disconnect remains. */
+static void begin_abort(const struct deed *deed) {
+    static const int order[] = {KA_ENABLED, KA_INTERVAL, KA_COUNT,
+                                KA_USER_TIMEOUT, KA_IDLE};
+    size_t i;
+
+    for (i = 0; i < sizeof order / sizeof order[0]; i++)
+        (void)ka_set(deed->sock, order[i], 1);
+    deed->ward->flags |= KA_WARD_ENDING;
+    deed->ward->abort_ms = deed->now_ms;
+}
+
+static int64_t end_of_abort(struct ka_ward *ward) {
+    ward->flags &= ~(uint32_t)KA_WARD_ENDING;
+    return ward->flags & KA_WARD_WATCHED ? KA_LET_GO : KA_ENDED_MS;
+}
+
+int64_t ka_deed_go_on(struct ka_watcher *watcher, struct ka_ward *ward,
+                      const struct ka_info *info, int64_t now_ms) {
+    int64_t age, unread = 0, again;
+    struct ka_info own;
+
+    /* A process that was stopped has had no time to read. */
+    if (ward->abort_ms < watcher->epoch_ms)
+        ward->abort_ms = watcher->epoch_ms;
+    age = now_ms - ward->abort_ms;
+    if (age < KA_ABORT_MS && info->state != KA_TCP_CLOSE)
+        return KA_ABORT_PACE_MS;
+    if (!take(watcher, ward, now_ms, &again))
+        return again;
+    again = KA_ABORT_PACE_MS;
+    if (ka_info(watcher->reserve.sock, &own) == 0 && own.state == KA_TCP_CLOSE)
+        again = end_of_abort(ward);
+    else if (age >= KA_ABORT_MS &&
+             (age >= KA_ABORT_UNREAD_MS ||
+              (ka_unread(watcher->reserve.sock, &unread) == 0 &&
+               unread == 0))) {
+        /* Some kernels refuse while a thread of the owner waits. */
+        if (ka_end_disconnect(watcher->reserve.sock) == 0 ||
+            age >= KA_ABORT_MOST_MS)
+            again = end_of_abort(ward);
+    }
+    ka_reserve_give(&watcher->reserve);
+    return again;
+}
+
+static int64_t do_it(struct deed *deed) {
+    struct ka_watcher *watcher = deed->watcher;
+    struct ka_ward *ward = deed->ward;
+    int watched = (ward->flags & KA_WARD_WATCHED) != 0;
+
+    if (deed->dry_run) {
+        tell(deed);
+        (void)ka_ward_mark(watcher, ward, KA_WARD_SPARED, 0);
+        (void)ka_ward_mark(watcher, ward, KA_WARD_TOLD, 1);
+        ward->told_in = deed->info.bytes_received;
+        ward->told_out = deed->info.bytes_sent;
+        return watcher->least_ms;
+    }
+    if (deed->kind == KA_DEED_SHUTDOWN && ka_end_shutdown(deed->sock) < 0)
+        return KA_RETRY_MS; /* it has just ended by itself */
+    if (deed->kind == KA_DEED_ABORT && deed->cause == KA_FOR_SILENT)
+        begin_abort(deed);
+    else if (deed->kind == KA_DEED_ABORT && /* its kernel would answer */
+             ka_end_disconnect(deed->sock) < 0)
+        begin_abort(deed);
+    tell(deed);
+    watcher->stats.ended += deed->kind != KA_DEED_NONE;
+    ka_ward_end(watcher, ward);
+    if (ward->flags & KA_WARD_ENDING)
+        return KA_ABORT_PACE_MS;
+    return watched ? KA_LET_GO : KA_ENDED_MS;
+}
+
+/* ---- act ---------------------------------------------------------------- */
+
+/* Whether the duplicate says so too; evicting and draining are our own
+ * wishes and no cause that the judge would find. */
+static int is_still(const struct deed *deed) {
+    const struct ka_judgement *judged = &deed->judged;
+
+    if (judged->cause != KA_NO_CAUSE)
+        return judged->cause == deed->cause;
+    if (judged->clock_ms < deed->watcher->settings.evict_idle_ms)
+        return 0;
+    if (deed->cause == KA_FOR_EVICTED)
+        return judged->klass == KA_ANSWERED;
+    return deed->cause == KA_FOR_DRAINED &&
+           (judged->klass == KA_ANSWERED || judged->klass == KA_NEVER_SPOKE);
+}
+
+/* It has just spoken, or there is another cause. The judge knows nothing of a
+ * drain. */
+static int64_t look_again(const struct deed *deed) {
+    if (deed->judged.cause != KA_NO_CAUSE)
+        return 0;
+    if (deed->watcher->draining && !(deed->ward->flags & KA_WARD_WATCHED))
+        return ka_sooner(deed->judged.again_ms, KA_DRAIN_MS);
+    return deed->judged.again_ms;
+}
+
+/* What holds for discovered ones only. 0: go on. */
+static int64_t ask_settings(struct deed *deed) {
+    struct ka_watcher *watcher = deed->watcher;
+
+    deed->kind =
+        deed->cause == KA_FOR_SILENT ? KA_DEED_ABORT : KA_DEED_SHUTDOWN;
+    deed->dry_run = watcher->settings.dry_run != 0;
+    if (!is_exempt(deed) && !ka_has_paths(deed->sock))
+        return 0;
+    watcher->stats.spared_exempt++;
+    deed->ward->flags |= KA_WARD_EXEMPT;
+    return KA_NO_TIME;
+}
+
+static int64_t act_on_duplicate(struct deed *deed) {
+    struct ka_watcher *watcher = deed->watcher;
+    struct ka_ward *ward = deed->ward;
+    int watched = (ward->flags & KA_WARD_WATCHED) != 0;
+    int64_t again = 0;
+
+    if (ka_info(deed->sock, &deed->info) < 0)
+        return KA_RETRY_MS;
+    ka_ward_judge(watcher, ward, &deed->info, deed->now_ms, &deed->judged);
+    if (!is_still(deed))
+        return look_again(deed);
+    (void)ka_endpoints(deed->sock, &deed->local, &deed->peer);
+    deed->kind = ward->deed;
+    if (!watched)
+        again = ask_settings(deed);
+    if (again != 0)
+        return again;
+    if (ka_is_held(watcher, ward->identity)) {
+        watcher->stats.spared_held++;
+        ward->flags |= KA_WARD_HELD;
+        return KA_NO_TIME;
+    }
+    if ((ka_unread(deed->sock, &deed->unread) < 0 || deed->unread > 0) &&
+        deed->cause != KA_FOR_SILENT)
+        return spare(deed);
+    if (is_late(watcher))
+        return 0;
+    if (watched && ka_ring_is_full(watcher->ring))
+        return KA_RETRY_MS;
+    if (!watched && !deed->dry_run)
+        again = queue_up(deed);
+    return again != 0 ? again : do_it(deed);
+}
+
+int64_t ka_deed_act(struct ka_watcher *watcher, struct ka_ward *ward,
+                    int32_t cause, int64_t now_ms) {
+    struct deed deed;
+    int64_t again;
+
+    if (!take(watcher, ward, now_ms, &again))
+        return again;
+    blank(&deed, watcher, ward, cause, now_ms);
+    again = act_on_duplicate(&deed);
+    ka_reserve_give(&watcher->reserve);
+    return again;
+}
+
+/* ---- how a watched one has ended ---------------------------------------- */
+
+static int ask_verdict(const struct deed *deed, struct ka_verdict *verdict) {
+    const struct ka_ward *ward = deed->ward;
+    struct ka_witness witness;
+
+    if (ward->seen_state < 0)
+        return ka_check(deed->sock, verdict);
+    /* Who has seen it open can tell a reset from a timeout. */
+    memset(&witness, 0, sizeof witness);
+    witness.sock = deed->sock;
+    witness.identity = ward->identity;
+    witness.began_ms = ward->seen_ms;
+    witness.segs_in = witness.first.segs_in = ward->seen_segs;
+    witness.first.state = ward->seen_state;
+    return ka_witness_look(&witness, 0, deed->now_ms, verdict);
+}
+
+/* The owner's blocked call may have taken the error already, and then nothing
+ * shows it. But two who close in order acknowledge each other's FIN; where
+ * ours was not, the connection has broken. */
+static void ask_counters(struct deed *deed, struct ka_verdict *verdict) {
+    const struct ka_ward *ward = deed->ward;
+    const struct ka_info *info = &deed->info;
+
+    if (verdict->reason != KA_WHY_CLOSED || ward->seen_beyond < 0 ||
+        info->segs_in <= 0 || ka_acked_beyond(info) > ward->seen_beyond)
+        return;
+    if (info->segs_in == ward->seen_segs) { /* nothing came: our own timers */
+        deed->cause = KA_FOR_TIMED_OUT;
+        verdict->err = ETIMEDOUT;
+    } else {
+        deed->cause = KA_FOR_RESET;
+        verdict->err =
+            ward->seen_state == KA_TCP_CLOSE_WAIT ? EPIPE : ECONNRESET;
+    }
+}
+
+int64_t ka_deed_closed(struct ka_watcher *watcher, struct ka_ward *ward,
+                       int64_t now_ms) {
+    struct ka_verdict verdict;
+    struct deed deed;
+    int64_t again;
+    int rc;
+
+    if (ka_ring_is_full(watcher->ring))
+        return KA_RETRY_MS;
+    if (!take(watcher, ward, now_ms, &again))
+        return again;
+    blank(&deed, watcher, ward, KA_FOR_GONE, now_ms);
+    memset(&verdict, 0, sizeof verdict);
+    rc = ask_verdict(&deed, &verdict);
+    if (rc == 0 && verdict.state == KA_RESET)
+        deed.cause = KA_FOR_RESET;
+    else if (rc == 0 && verdict.state == KA_DEAD)
+        deed.cause = KA_FOR_TIMED_OUT;
+    if (rc == 0 && deed.cause == KA_FOR_GONE &&
+        verdict.state != KA_PEER_CLOSED) { /* only this part of it */
+        ka_reserve_give(&watcher->reserve);
+        return KA_NO_TIME;
+    }
+    if (ka_info(deed.sock, &deed.info) == 0 && rc == 0 &&
+        deed.cause == KA_FOR_GONE)
+        ask_counters(&deed, &verdict);
+    deed.err = verdict.err;
+    (void)ka_unread(deed.sock, &deed.unread);
+    ka_reserve_give(&watcher->reserve);
+    tell(&deed);
+    ka_ward_end(watcher, ward);
+    return KA_LET_GO;
+}
+
+/* ---- keepalive of what is watched or was found -------------------------- */
+
+/* While it was connecting the pace would have shortened the attempt. */
+int64_t ka_deed_quicken(struct ka_watcher *watcher, struct ka_ward *ward,
+                        int64_t now_ms) {
+    int64_t margin = ward->detect_ms / 19, again, most;
+    int32_t held;
+
+    if (ward->detect_ms < 0)
+        return KA_NO_TIME;
+    if (!take(watcher, ward, now_ms, &again))
+        return again;
+    most = (ward->detect_ms + (margin > 200 ? margin : 200) + 2) / 4000;
+    most = ka_clamp(most, 1, 120) * 1000;
+    if (ka_get(watcher->reserve.sock, KA_RTO_MAX, &held) == 0 && held > most)
+        (void)ka_set(watcher->reserve.sock, KA_RTO_MAX, (int32_t)most);
+    ka_reserve_give(&watcher->reserve);
+    ward->flags |= KA_WARD_PACED;
+    return KA_NO_TIME;
+}
+
+static int32_t lowered(int32_t value, int32_t by) {
+    return value == KA_LEAVE ? value : value - by > 1 ? value - by : 1;
+}
+
+/* A timeout of the owner's own, or probes as frequent, are left to him. */
+static int is_slow(ka_sock sock, const struct ka_policy *pace) {
+    int32_t enabled, idle, interval, timeout;
+
+    if (pace->value[KA_IDLE] == KA_LEAVE ||
+        pace->value[KA_INTERVAL] == KA_LEAVE ||
+        ka_get(sock, KA_ENABLED, &enabled) < 0 ||
+        ka_get(sock, KA_IDLE, &idle) < 0 ||
+        ka_get(sock, KA_INTERVAL, &interval) < 0)
+        return 0;
+    if (ka_get(sock, KA_USER_TIMEOUT, &timeout) == 0 && timeout > 0)
+        return 0;
+    return !enabled ||
+           (int64_t)idle + interval >
+               (int64_t)pace->value[KA_IDLE] + pace->value[KA_INTERVAL];
+}
+
+int64_t ka_deed_pace(struct ka_watcher *watcher, struct ka_ward *ward,
+                     int64_t now_ms) {
+    struct ka_policy pace = watcher->settings.pace;
+    struct ka_fault fault;
+    int64_t again;
+    int32_t by;
+
+    if (!take(watcher, ward, now_ms, &again))
+        return again;
+    if (is_slow(watcher->reserve.sock, &pace)) {
+        by = watcher->settings.pace_jitter;
+        by = by > 0 ? (int32_t)(ward->identity % ((uint64_t)by + 1)) : 0;
+        pace.value[KA_IDLE] = lowered(pace.value[KA_IDLE], by);
+        pace.value[KA_INTERVAL] = lowered(pace.value[KA_INTERVAL], by);
+        (void)ka_apply_fresh(watcher->reserve.sock, &pace, &fault);
+    }
+    ka_reserve_give(&watcher->reserve);
+    ward->flags |= KA_WARD_PACED;
+    return KA_NO_TIME;
+}
