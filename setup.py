@@ -38,11 +38,18 @@ def for_this_system(choices, default):
 
 def c_sources():
     system = "windows" if sys.platform == "win32" else "posix"
-    core = [name for name in glob("ext/core/*.c") if "os_" not in name]
-    core.append(f"ext/core/os_{system}.c")
+    systems = ("_posix.c", "_windows.c")
+    core = [name for name in glob("ext/core/*.c") if not name.endswith(systems)]
+    core += glob(f"ext/core/*_{system}.c")
     poll = [*for_this_system(POLL, []), "pollfallback"]
     sockopt = for_this_system(SOCKOPT, "none")
-    return [*sorted(core), *(f"ext/poll/{name}.c" for name in poll), f"ext/sockopt/{sockopt}.c"]
+    diag = "linux" if sys.platform == "linux" else "none"
+    return [
+        *sorted(core),
+        *(f"ext/poll/{name}.c" for name in poll),
+        f"ext/sockopt/{sockopt}.c",
+        f"ext/diag/{diag}.c",
+    ]
 
 
 def extension():
@@ -64,7 +71,7 @@ def extension():
         flags = ["-std=c11", "-fvisibility=hidden"]
         if wanted("STILLALIVE_DEBUG"):
             flags += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-    folders = ["ext/include", "ext/sockopt", "ext/core", "ext/poll", "ext/binding"]
+    folders = ["ext/include", "ext/sockopt", "ext/core", "ext/poll", "ext/diag", "ext/binding"]
     module = Extension(
         "stillalive._core",
         ["ext/binding/_core.pyx" if cythonize else generated, *c_sources()],

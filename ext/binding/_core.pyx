@@ -2,9 +2,9 @@
 # cython: freethreading_compatible=True, always_allow_keywords=False
 """Translate between Python and the C core: types, errors, ownership.
 
-No decision is taken here. The GIL is given away only to sleep in a loop: all
-other calls are a few short system calls on one descriptor, and giving the GIL
-away costs more than they do.
+No decision is taken here. The GIL is given away to sleep in a loop and to call
+a watcher, which may have to wait: all other calls are a few short system calls
+on one descriptor, and giving the GIL away costs more than they do.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -210,3 +210,5 @@ cdef class Question:
 include "engine.pxi"
 include "api.pxi"
 include "server.pxi"
+include "autotune.pxi"
+include "watcher.pxi"

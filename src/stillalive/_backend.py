@@ -158,6 +158,109 @@ class ServerLike(Protocol):
     def advance(self, seconds: float) -> None: ...
 
 
+NO_TIME = -1
+"""No limit; never."""
+
+NO_CLASS, NEVER_SPOKE, UNANSWERED, ANSWERED, SENDING = range(5)
+"""Classes of connections, by who spoke last."""
+
+(
+    NO_CAUSE,
+    FOR_NEVER_SPOKE,
+    FOR_UNANSWERED,
+    FOR_ANSWERED,
+    FOR_MIN_RATE,
+    FOR_STALLED,
+    FOR_EVICTED,
+    FOR_DRAINED,
+    FOR_IDLE,
+    FOR_SILENT,
+    FOR_RESET,
+    FOR_TIMED_OUT,
+    FOR_GONE,
+    FOR_LOST,
+) = range(14)
+"""Why something is done about a connection, or told."""
+
+DEED_NONE, DEED_SHUTDOWN, DEED_ABORT = range(3)
+"""What is done."""
+
+
+class WatcherSettings(NamedTuple):
+    """What a Watcher does by itself; times are milliseconds, NO_TIME is no limit."""
+
+    never_spoke_ms: int = NO_TIME
+    unanswered_ms: int = NO_TIME
+    answered_ms: int = NO_TIME
+    stalled_ms: int = NO_TIME
+    min_rate: int = NO_TIME
+    detect_ms: int = NO_TIME
+    discover: bool = False
+    ports: tuple[int, ...] = ()
+    exempt: tuple[tuple[bytes, int], ...] = ()
+    """(packed address of 4 or 16 bytes, prefix length)."""
+    evict_above: int = NO_TIME
+    evict_idle_ms: int = 1000
+    dry_run: bool = False
+    closes_per_second: int = 100
+    pace: Values = (LEAVE, LEAVE, LEAVE, LEAVE, LEAVE, LEAVE)
+    pace_jitter: int = 0
+
+
+MOST_PORTS = MOST_NETWORKS = 64
+
+
+class Occurrence(NamedTuple):
+    """What a Watcher tells, as the C core has it; -1 is not told."""
+
+    token: int
+    cause: int
+    klass: int
+    deed: int
+    dry_run: bool
+    err: int
+    fd: int
+    identity: int
+    local: tuple[bytes, int, int] | None
+    """(packed address, port, scope)."""
+    peer: tuple[bytes, int, int] | None
+    at_ms: int
+    clock_ms: int
+    heard_ms: int
+    data_in_ms: int
+    data_out_ms: int
+    bytes_in: int
+    bytes_out: int
+    unread: int
+    unsent: int
+
+
+class WatcherLike(Protocol):
+    """One thread that looks at connections of others, and acts. Arguments come checked."""
+
+    def __init__(self, settings: WatcherSettings, queue: int) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def abandon(self) -> None: ...
+    def update(self, settings: WatcherSettings) -> None: ...
+    def watch(self, fd: int, identity: int, detect_ms: int, idle_ms: int, deed: int) -> int: ...
+    def cancel(self, token: int) -> bool: ...
+    def hold(self, identity: int) -> None: ...
+    def release(self, identity: int) -> None: ...
+    def drain(self, on: bool) -> None: ...
+    def take(self, room: int, timeout_ms: int) -> list[Occurrence] | None: ...
+    def stats(self) -> dict[str, int]: ...
+    def step(self, now_ms: int) -> int: ...
+
+
+class RuleLike(Protocol):
+    """What is done with sockets when they are bound or connected."""
+
+    def __init__(self, values: Values, listeners: bool, outgoing: bool) -> None: ...
+    def end(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+
+
 class Backend(Protocol):
     """A module that talks to the kernel."""
 
@@ -167,6 +270,8 @@ class Backend(Protocol):
     Question: type[QuestionLike]
     Engine: type[EngineLike]
     ServerEngine: type[ServerLike]
+    Rule: type[RuleLike]
+    Watcher: type[WatcherLike]
 
     def supported(self) -> int: ...
     def option_name(self, option: int) -> str: ...
@@ -178,3 +283,4 @@ class Backend(Protocol):
     def tcp_info(self, fd: int) -> tuple[int, ...]: ...
     def check(self, fd: int) -> Verdict: ...
     def mechanisms(self) -> tuple[str, ...]: ...
+    def audit_install(self) -> bool: ...

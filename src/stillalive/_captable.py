@@ -68,6 +68,9 @@ _CALLS = {
     "check": ("poll, TCP_INFO, SIOCINQ", "Linux 2.6.17"),
     "probe": ("TCP_KEEPIDLE re-arming the timer", "Linux 4.12 (SO_COOKIE)"),
     "aprobe": ("as probe, without a thread", "Linux 4.12 (SO_COOKIE)"),
+    "watch": ("keepalive, TCP_INFO, TCP_RTO_MAX_MS", "Linux 4.12, behind a shut window 6.15"),
+    "Guard": ("TCP_INFO, SO_COOKIE, shutdown on a duplicate", "Linux 4.12 (SO_COOKIE)"),
+    "autotune": ("an audit hook, setsockopt", "Linux 4.12 (SO_COOKIE)"),
 }
 _LOOPS = {"Selector": "Linux 2.6.27 (epoll_create1)", "Server": "Linux 2.6.28 (accept4)"}
 """What every system can do, by one of its mechanisms."""

@@ -25,6 +25,9 @@ PXDS = {
         "ext/poll/backend.h",
         "ext/binding/gate.h",
     ],
+    "ext/binding/watcher.pxd": [
+        *(f"ext/core/{name}.h" for name in ("judge", "reserve", "ring", "watcher")),
+    ],
     "ext/binding/stream.pxd": [f"ext/core/{name}.h" for name in ("os", "loop", "stream")],
 }
 """What declares C to Cython, and the headers it speaks of."""
@@ -36,6 +39,8 @@ CLASSES = {
     "HandleLike": "Handle",
     "EngineLike": "Engine",
     "ServerLike": "ServerEngine",
+    "RuleLike": "Rule",
+    "WatcherLike": "Watcher",
 }
 WITHOUT_PROTOCOL = {"Transport"}
 """What only protocols of a server see: the stub says what it must have."""
@@ -327,6 +332,16 @@ def test_the_numbers_of_the_loop_are_those_of_the_backends():
     bits = (_backend.READ, _backend.WRITE, _backend.IDLE_EVENT)
     assert tuple(found[name] for name in ("KA_READ", "KA_WRITE", "KA_IDLENESS")) == bits
     assert found["KA_MOST_SECONDS"] == _backend.MOST_SECONDS
+
+
+def test_the_numbers_of_the_watcher_are_those_of_the_backends():
+    found = {}
+    for name in ("judge", "ring", "watcher"):
+        found |= enums(tree.read(f"ext/core/{name}.h"))
+    assert len(found) > 20
+    inner = {"KA_RATE_STRETCH_MS", "KA_QUESTIONS"}
+    shared = {name: value for name, value in found.items() if name not in inner}
+    assert {name: getattr(_backend, python_name(name), None) for name in shared} == shared
 
 
 def test_states_are_in_the_order_of_their_numbers():

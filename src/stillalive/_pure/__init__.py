@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ._autotune import Rule, audit_install
 from ._engine import Engine, mechanisms
 from ._server import ServerEngine
 from ._verdict import Question, Witness, check
@@ -24,7 +25,9 @@ if sys.platform == "linux":
         supported,
         tcp_info,
     )
+    from ._watcher import Watcher
 else:
+    from ._no_watcher import Watcher
     from ._none import (
         Policy,
         apply_options,
@@ -44,9 +47,12 @@ __all__ = [
     "Engine",
     "Policy",
     "Question",
+    "Rule",
     "ServerEngine",
+    "Watcher",
     "Witness",
     "apply_options",
+    "audit_install",
     "check",
     "identify",
     "kind",

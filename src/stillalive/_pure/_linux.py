@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 assert not TYPE_CHECKING or sys.platform == "linux"
 
-_SO_PROTOCOL, _SO_DOMAIN, _SO_COOKIE = 38, 39, 57
-_TCP_INFO = 11
+SO_PROTOCOL, _SO_DOMAIN, SO_COOKIE = 38, 39, 57
+TCP_INFO = 11
 _IPPROTO_MPTCP = 262
-_SIOCINQ = 0x541B
+SIOCINQ = 0x541B
 
 # (level, number, name, lowest, highest)
 _OPTIONS = (
@@ -41,7 +41,7 @@ _OPTIONS = (
 _SET_ORDER = (ENABLED, INTERVAL, COUNT, USER_TIMEOUT, RTO_MAX, IDLE)
 
 # Where Info's fields lie in struct tcp_info: (offset, struct code).
-_INFO_FIELDS = (
+INFO_FIELDS = (
     (0, "B"),
     (2, "B"),
     (3, "B"),
@@ -66,7 +66,7 @@ _INFO_FIELDS = (
     (208, "Q"),
     (228, "I"),
 )
-_INFO_BYTES = 280
+INFO_BYTES = 280
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def supported() -> int:
 def _kind(sock: socket.socket) -> Kind:
     family, type_, protocol, listening = (
         sock.getsockopt(socket.SOL_SOCKET, number)
-        for number in (_SO_DOMAIN, socket.SO_TYPE, _SO_PROTOCOL, socket.SO_ACCEPTCONN)
+        for number in (_SO_DOMAIN, socket.SO_TYPE, SO_PROTOCOL, socket.SO_ACCEPTCONN)
     )
     return family, type_, protocol, bool(listening)
 
@@ -125,7 +125,7 @@ def kind(fd: int) -> Kind:
 def identify(fd: int) -> int:
     with borrowed(fd) as sock:
         try:
-            raw = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+            raw = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
         except OSError as error:
             raise _raise(error.errno or 0, "getsockopt(SO_COOKIE)", sock) from None
     cookie: int = struct.unpack("=Q", raw)[0]
@@ -210,7 +210,7 @@ class Policy:
 def tcp_info(fd: int) -> Info:
     with borrowed(fd) as sock:
         try:
-            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _INFO_BYTES)
+            raw = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, INFO_BYTES)
         except OSError as error:
             raise _raise(error.errno or 0, "getsockopt(TCP_INFO)", sock) from None
     if len(raw) < 104:  # Linux 2.6's; nothing older is worth decoding
@@ -220,7 +220,7 @@ def tcp_info(fd: int) -> Info:
             struct.unpack_from("=" + code, raw, offset)[0]
             if offset + struct.calcsize("=" + code) <= len(raw)
             else -1
-            for offset, code in _INFO_FIELDS
+            for offset, code in INFO_FIELDS
         )
     )
 
@@ -247,7 +247,7 @@ def pending(fd: int) -> Pending:
     unread = 0
     if events & select.POLLIN:
         try:
-            unread = struct.unpack("=i", fcntl.ioctl(fd, _SIOCINQ, bytes(4)))[0]
+            unread = struct.unpack("=i", fcntl.ioctl(fd, SIOCINQ, bytes(4)))[0]
         except OSError:  # a listening socket has no bytes
             unread = 0
     # On TCP POLLRDHUP may be our own shutdown(SHUT_RD), and the state tells the

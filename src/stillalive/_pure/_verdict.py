@@ -82,13 +82,14 @@ def _outdated(info: Info, pending: system.Pending) -> bool:
     return pending.rdhup and info.state == b.ESTABLISHED
 
 
-def _judge(
+def verdict_of(
     fd: int,
     info: Info,
     first: Info | None = None,
     waited_ms: int = 0,
     answered: bool = False,
 ) -> tuple[Info, Verdict]:
+    """Return the counters that were judged, and the verdict; `first` was seen `waited_ms` ago."""
     pending = system.pending(fd)
     if _outdated(info, pending):
         info = system.tcp_info(fd)
@@ -117,7 +118,7 @@ def _judge(
 
 
 def check(fd: int) -> Verdict:
-    return _judge(fd, system.tcp_info(fd))[1]
+    return verdict_of(fd, system.tcp_info(fd))[1]
 
 
 def _kernel_asks(info: Info) -> bool:
@@ -148,7 +149,7 @@ class Witness:
         self._first = system.tcp_info(self._fd)
         self._segs_in = self._first.segs_in
         self.identity = system.identify(self._fd)
-        return _keep_asking(*_judge(self._fd, self._first))
+        return _keep_asking(*verdict_of(self._fd, self._first))
 
     def _look(self, asked: int, now_ms: int) -> tuple[Info, Verdict]:
         if system.identify(self._fd) != self.identity:
@@ -157,7 +158,7 @@ class Witness:
         # it is an answer only if the connection still stands at the next look.
         answered = self._segs_in != self._first.segs_in
         waited_ms = now_ms - self._began_ms
-        info, verdict = _judge(
+        info, verdict = verdict_of(
             self._fd, system.tcp_info(self._fd), self._first, waited_ms, answered
         )
         self._segs_in = info.segs_in

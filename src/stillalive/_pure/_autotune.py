@@ -1,0 +1,162 @@
+"""Tune sockets when they are bound or connected: the audit hook in Python.
+
+What may be touched and what not, and why, is told in ext/core/autotune.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections import deque
+from typing import NamedTuple
+
+from .. import _backend as b
+from .._backend import Values
+
+if sys.platform == "linux":
+    from . import _linux as system
+else:
+    from . import _none as system
+
+_BOUND = 64
+"""Of so many sockets bound lately it is known what they were before."""
+_SELF = "stillalive.autotune"
+_BIND, _CONNECT = "socket.bind", "socket.connect"
+
+_rules: tuple[Rule, ...] = ()
+"""The newest first; replaced as a whole, because a hook may be reading it."""
+_seen = False
+
+
+class Rule:
+    """What is done with sockets when they are bound or connected."""
+
+    __slots__ = ("_given_back", "_tuned", "connects", "listens", "values")
+
+    def __init__(self, values: Values, listeners: bool, outgoing: bool) -> None:
+        global _rules
+        self.values = values
+        self.listens = listeners
+        self.connects = outgoing
+        self._tuned = self._given_back = 0
+        _rules = (self, *_rules)
+
+    def end(self) -> None:
+        global _rules
+        _rules = tuple(rule for rule in _rules if rule is not self)
+
+    def stats(self) -> dict[str, int]:
+        return {"tuned": self._tuned, "given_back": self._given_back}
+
+    def count(self, *, given_back: bool = False) -> None:
+        if given_back:
+            self._given_back += 1
+        else:
+            self._tuned += 1
+
+
+class _Bound(NamedTuple):
+    identity: int
+    rule: Rule
+    before: Values
+    after: Values
+
+
+_bound: deque[_Bound] = deque(maxlen=_BOUND)
+
+
+def audit_install() -> bool:
+    global _seen
+    _seen = False
+    sys.audit(_SELF)
+    if not _seen:
+        sys.addaudithook(_hook)
+        sys.audit(_SELF)
+    return _seen
+
+
+def _hook(event: str, args: tuple[object, ...]) -> None:
+    global _seen
+    if event != _BIND and event != _CONNECT:
+        if event == _SELF:
+            _seen = True
+        return
+    if not _rules:
+        return
+    with contextlib.suppress(Exception):  # whatever a socket answers, the audited call goes on
+        _look(event, args)
+
+
+def _look(event: str, args: tuple[object, ...]) -> None:
+    rule = next((r for r in _rules if (r.listens if event == _BIND else r.connects)), None)
+    if rule is None and (event == _BIND or not _bound):
+        return
+    # AF_UNIX has text for an address; what is no socket comes from who raises
+    # events of this name himself.
+    sock, address = args[:2]
+    if not isinstance(address, tuple) or isinstance(sock, int):
+        return
+    fd = sock.fileno()  # type: ignore[attr-defined]
+    if event == _CONNECT and _bound and _undo_bind(fd, rule):
+        return
+    if rule is not None:
+        _tune(fd, rule, event)
+
+
+def _undo_bind(fd: int, now: Rule | None) -> bool:
+    """Return True when it was bound under the very rule that now applies."""
+    identity = system.identify(fd)
+    entry = next((one for one in list(_bound) if one.identity == identity), None)
+    if entry is None:
+        return False
+    _bound.remove(entry)
+    if entry.rule is now:
+        return True
+    if system.read_options(fd) == entry.after:
+        _put_back(fd, entry.before, entry.after)
+        entry.rule.count(given_back=True)
+    return False
+
+
+def _put_back(fd: int, before: Values, after: Values) -> None:
+    for option, value in enumerate(before):
+        if value != after[option]:
+            system.put_back(fd, option, value)
+
+
+def _tune(fd: int, rule: Rule, event: str) -> None:
+    held = system.read_options(fd)  # raises for everything but TCP
+    if held[b.ENABLED] != 0 or held[b.USER_TIMEOUT] > 0:
+        return
+    if system.tcp_info(fd)[0] != b.CLOSE or not _is_fresh(held):
+        return
+    wanted, after = list(rule.values), list(held)
+    for option, value in enumerate(held):
+        if value == b.LEAVE:  # MPTCP has no user timeout
+            wanted[option] = b.LEAVE
+        elif wanted[option] != b.LEAVE:
+            after[option] = wanted[option]
+    system.apply_options(fd, _values(wanted))
+    if event == _BIND:
+        _bound.append(_Bound(system.identify(fd), rule, held, _values(after)))
+    rule.count()
+
+
+def _values(numbers: list[int]) -> Values:
+    enabled, idle, interval, count, user_timeout, rto_max = numbers
+    return enabled, idle, interval, count, user_timeout, rto_max
+
+
+def _is_fresh(held: Values) -> bool:
+    """Compare with a socket of this moment: the system's defaults may change."""
+    with _untouched() as sock:
+        usual = system.read_options(sock.fileno())
+    return all(h == u for h, u in zip(held, usual, strict=True) if b.LEAVE not in (h, u))
+
+
+def _untouched() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:  # a host without IPv4
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
