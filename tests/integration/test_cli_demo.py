@@ -83,6 +83,30 @@ SABOTAGE = {
         """,
         {"answers", "server"},
     ),
+    "guard that ends nobody": (
+        """
+        from stillalive.cli import _guarding
+        guard = _guarding.Guard
+        _guarding.Guard = lambda **limits: guard(**limits, dry_run=True)
+        """,
+        {"guard"},
+    ),
+    "guard that is early": (
+        """
+        from stillalive.cli import _guarding
+        guard = _guarding.Guard
+        _guarding.Guard = lambda **limits: guard(**{**limits, "answered": 3.5})
+        """,
+        {"guard"},
+    ),
+    "guard that does not wait for slow answers": (
+        """
+        from stillalive.cli import _guarding
+        guard = _guarding.Guard
+        _guarding.Guard = lambda **limits: guard(**{**limits, "unanswered": 1})
+        """,
+        {"guard", "spared"},
+    ),
 }
 
 
@@ -156,6 +180,9 @@ def test_every_connection_is_told_right(runs: dict[str, Finished], name: str) ->
             assert 1 < group["slowest_end"] <= 5
     assert all(c["ok"] and c["kept"] == c["total"] > 0 for c in document["criteria"])
     assert document["tuned"]["detects_idle_within"] <= 5
+    for kind in document["guarded"]:
+        assert kind["ended"] == (0 if kind["limit"] is None else kind["connections"])
+        assert kind["limit"] is None or kind["limit"] <= kind["earliest"] <= kind["latest"]
 
 
 def test_implementations_are_named(runs: dict[str, Finished]) -> None:
@@ -170,7 +197,7 @@ def test_text_names_every_group_and_rule(runs: dict[str, Finished]) -> None:
         assert part in finished.out
     assert "\x1b" not in finished.out
     assert "FAIL" not in finished.out
-    assert finished.out.rstrip().splitlines()[-1].startswith("ok: 70 connections")
+    assert finished.out.rstrip().splitlines()[-1].startswith("ok: 140 connections")
     assert max(map(len, finished.out.splitlines())) <= 80
 
 
@@ -180,7 +207,7 @@ def test_without_the_package_the_same_rules_fail(runs: dict[str, Finished]) -> N
     assert finished.status == 1
     assert document["ok"] is False
     assert document["tuned"] is None
-    assert finished.missed == {"verdict", "proof", "tuned", "ended", "idle"}
+    assert finished.missed == {"verdict", "proof", "tuned", "ended", "idle", "guard"}
     right = {group["name"]: group["right"] for group in document["groups"]}
     assert right["closed"] > 0
     assert right["reset"] > 0
@@ -198,7 +225,7 @@ def test_without_the_package_the_text_says_what_was_missed(runs: dict[str, Finis
     assert "closed-unread, client 127.0.0.1:" in finished.out
     assert "expected peer_closed" in finished.out
     assert "found    open (readable, and there is data)" in finished.out
-    assert "FAILED: 5 of 9 rules missed" in finished.out
+    assert "FAILED: 6 of 11 rules missed" in finished.out
 
 
 @pytest.mark.parametrize("name", SABOTAGE)
@@ -240,18 +267,18 @@ def limited(descriptors: int) -> str:
 
 
 def test_more_connections_than_descriptors_are_refused() -> None:
-    finished = demo("--connections", "300", "--json", code=limited(256))
+    finished = demo("--connections", "300", "--json", code=limited(400))
     assert finished.status == 2
     assert finished.out == ""
-    assert "argument --connections: 300 connections need 716 descriptors" in finished.err
-    assert "RLIMIT_NOFILE is 256" in finished.err
+    assert "argument --connections: 300 connections need 864 descriptors" in finished.err
+    assert "RLIMIT_NOFILE is 400" in finished.err
 
 
 def test_the_default_takes_what_the_limit_allows() -> None:
-    finished = demo("--seconds", "5", "--json", code=limited(200))
+    finished = demo("--seconds", "5", "--json", code=limited(348))
     assert finished.status == 0, finished.out
     assert 9 <= finished.document["connections"] < 60
-    assert "RLIMIT_NOFILE is 200" in finished.err
+    assert "RLIMIT_NOFILE is 348" in finished.err
 
 
 def test_no_room_at_all_is_an_error_in_json_too() -> None:

@@ -161,7 +161,7 @@ def test_version() -> None:
     assert finished.stdout == f"stillalive {stillalive.__version__} ({stillalive.IMPLEMENTATION})\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("demo",), ("doctor",)])
+@pytest.mark.parametrize("arguments", [(), ("demo",), ("doctor",), ("run",)])
 def test_help_has_an_example(arguments: tuple[str, ...]) -> None:
     finished = command(*arguments, "--help", COLUMNS="80")
     assert finished.returncode == 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import _impl
 from .._version import __version__
-from . import demo, doctor
+from . import demo, doctor, run
 from ._limits import CommandError, UsageError
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ examples:
   stillalive doctor        what this host can do, and what its defaults mean
   stillalive demo          see it at work on real connections
   stillalive demo --help   what exactly it does
+  stillalive run -- python -m http.server   a server, guarded and autotuned
 
 exit status: 0 yes; 1 no, or not possible here; 2 wrong arguments;
 130 stopped with Ctrl-C"""
@@ -73,4 +74,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo.add_to(commands)
     doctor.add_to(commands)
+    run.add_to(commands)
     return parser

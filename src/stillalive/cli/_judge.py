@@ -10,6 +10,7 @@ from ..liveness import State
 from ..policy import KeepAlive
 from ._examine import Verdict
 from ._groups import GROUPS, Client, Group
+from ._guarding import GuardedClient
 from ._http_server import Session
 from ._idle import LATE, LIMIT, IdleClient
 from ._words import joined, seconds
@@ -57,6 +58,7 @@ class Run:
     server_answers: int = 0
     server_asked: int = 0
     idle_clients: list[IdleClient] = field(default_factory=list)
+    guarded_clients: list[GuardedClient] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,7 @@ def judge(run: Run) -> Report:
         Criterion("server", "the server answers new clients", run.server_answers, run.server_asked)
     )
     criteria += _judge_idle(run, failures)
+    criteria += _judge_guarded(run, failures)
     groups = [_summary(group, run) for group in GROUPS]
     return Report(all(c.ok for c in criteria), groups, criteria, failures)
 
@@ -255,6 +258,43 @@ def _disturbed(client: IdleClient) -> Finding | None:
     if client.ended_after is not None:
         return "left open", f"ended after {client.ended_after:.2f} s of silence"
     return ("every byte, in order", "other bytes") if client.wrong else None
+
+
+def _judge_guarded(run: Run, failures: list[Failure]) -> list[Criterion]:
+    """Who exhausts a server of others is ended in time and never early, all others are spared."""
+    criteria = []
+    for name, title, concerned in (
+        (
+            "guard",
+            "a guarded server got rid of its bad clients, none early",
+            [c for c in run.guarded_clients if c.kind.limit is not None],
+        ),
+        (
+            "spared",
+            "and none of its healthy clients was touched",
+            [c for c in run.guarded_clients if c.kind.limit is None],
+        ),
+    ):
+        kept = 0
+        for client in concerned:
+            finding = _misguarded(client)
+            kept += finding is None
+            if finding is not None:
+                failures.append(Failure(0, client.kind.name, client.address, name, *finding))
+        criteria.append(Criterion(name, title, kept, len(concerned)))
+    return criteria
+
+
+def _misguarded(client: GuardedClient) -> Finding | None:
+    kind, after = client.kind, client.ended_after
+    found = "still open" if after is None else f"ended after {after:.2f} s"
+    if kind.limit is None:
+        if after is not None:
+            return "left open", found
+        return None if client.content else ("its answers", "too few of them, or incomplete")
+    if after is not None and kind.limit <= after <= kind.limit + kind.late:
+        return None
+    return f"ended after {kind.limit:g} to {kind.limit + kind.late:g} s", found
 
 
 def _failure(connection: Connection, rule: Rule, finding: Finding) -> Failure:

@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 
+from . import _guarding, _idle
 from ._groups import GROUPS
-from ._idle import DESCRIPTORS
 
 __all__ = [
     "LEAST_CONNECTIONS",
@@ -23,7 +23,7 @@ __all__ = [
 LEAST_CONNECTIONS = len(GROUPS)
 MOST_CONNECTIONS = 5000
 """The demo's server has a thread per connection."""
-_SPARE = 40 + DESCRIPTORS
+_SPARE = 40 + _idle.DESCRIPTORS + _guarding.DESCRIPTORS
 """For the event loop, the listener, new clients, what is imported, and the second server."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from .._errors import os_name
 from .._impl import backend
 from .._version import __version__
+from ._guarding import KINDS, Kind
 from ._idle import LIMIT
 from ._judge import Failure, GroupResult, Report, Run
 from ._show import Show, Table, Tone, paragraphs
@@ -29,6 +30,8 @@ JSON document (schema 1; keys are only added):
   groups       list: name title connections healthy expected (list of states)
                found (state: number) right latency_median latency_worst
                ended slowest_end limit (the last three null if not required)
+  guarded      list, the clients of a server of others: kind title connections
+               limit (null: to be spared) ended earliest latest
   idle         the second server's idle timeout: limit, connections, to_end,
                earliest, latest (seconds of silence; null if none ended)
   criteria     list: rule title ok kept total
@@ -51,6 +54,7 @@ def as_json(run: Run, report: Report, elapsed: float) -> dict[str, object]:
         "detect_within": run.within,
         "tuned": _tuned(run),
         "groups": [_group(result, run.within) for result in report.groups],
+        "guarded": [_kind(kind, run) for kind in KINDS],
         "idle": _idle(run),
         "criteria": [
             {
@@ -92,6 +96,20 @@ def _idle(run: Run) -> dict[str, object]:
     }
 
 
+def _kind(kind: Kind, run: Run) -> dict[str, object]:
+    clients = [c for c in run.guarded_clients if c.kind is kind]
+    ends = [c.ended_after for c in clients if c.ended_after is not None]
+    return {
+        "kind": kind.name,
+        "title": kind.title,
+        "connections": len(clients),
+        "limit": kind.limit,
+        "ended": len(ends),
+        "earliest": _rounded(min(ends, default=None)),
+        "latest": _rounded(max(ends, default=None)),
+    }
+
+
 def _group(result: GroupResult, within: float) -> dict[str, object]:
     ends = result.group.ends
     return {
@@ -118,6 +136,8 @@ def summarize(show: Show, run: Run, report: Report, elapsed: float) -> None:
     """Write the summary table, the criteria, the failures and the verdict."""
     show.line()
     show.table(_table(report))
+    show.line()
+    show.table(_guarded_table(run))
     show.line()
     for criterion in report.criteria:
         mark = "ok  " if criterion.ok else "FAIL"
@@ -151,6 +171,22 @@ def _table(report: Report) -> Table:
     return table
 
 
+def _guarded_table(run: Run) -> Table:
+    table = Table(("client of a server of others", ">limit", ">ended", ">after"))
+    for kind in KINDS:
+        clients = [c for c in run.guarded_clients if c.kind is kind]
+        ends = [c.ended_after for c in clients if c.ended_after is not None]
+        wanted = 0 if kind.limit is None else len(clients)
+        table.add(
+            kind.title,
+            "spare" if kind.limit is None else f"{kind.limit:g} s",
+            counted(len(ends), len(clients)),
+            f"{min(ends):.1f} to {max(ends):.1f} s" if ends else "",
+            tone="" if len(ends) == wanted else "bad",
+        )
+    return table
+
+
 def _failures(show: Show, report: Report) -> None:
     shown = report.failures
     if len(shown) > _FAILURES_SHOWN:
@@ -170,9 +206,7 @@ def _failures(show: Show, report: Report) -> None:
 
 def _name(failure: Failure) -> str:
     return (
-        f"connection {failure.connection}"
-        if failure.connection
-        else "connection to the second server"
+        f"connection {failure.connection}" if failure.connection else "connection to another server"
     )
 
 
@@ -185,7 +219,8 @@ def _one_of_each_kind(failures: list[Failure]) -> list[Failure]:
 
 
 def _verdict(run: Run, report: Report, elapsed: float) -> str:
-    total, took = len(run.connections) + len(run.idle_clients), seconds(elapsed)
+    total = len(run.connections) + len(run.idle_clients) + len(run.guarded_clients)
+    took = seconds(elapsed)
     if report.ok:
         return f"ok: {total} connections, every one told right, in {took} ({backend.NAME})"
     missed = sum(not criterion.ok for criterion in report.criteria)

@@ -14,6 +14,7 @@ from http.server import ThreadingHTTPServer
 from ..liveness import State
 from ._examine import Examiner, Verdict, options_of
 from ._groups import GROUPS, Client, Group, Server, shares
+from ._guarding import GuardedPart
 from ._http_server import Board, serve
 from ._idle import LIMIT, run_idle_part
 from ._judge import Connection, Run
@@ -38,6 +39,7 @@ class Demo:
         self._board: Board = {}
         self._server: ThreadingHTTPServer
         self._began = time.monotonic()
+        self._part = GuardedPart(examiner.guards)
         self.run = Run(examiner.guards, within, None, [])
 
     def say(self, text: str, tone: Tone = "") -> None:
@@ -54,11 +56,14 @@ class Demo:
             self.act,
             self.await_ends,
             self.idle,
+            self.guard,
             self.finish,
         )
 
     def start(self) -> None:
-        """Start the server, and tune its listener."""
+        """Start the servers, and tune the first one's listener."""
+        self._part.start()
+        self._stack.callback(self._part.stop)
         self._server = server = serve(self._board)
         self._stack.callback(server.server_close)
         self._stack.callback(server.shutdown)
@@ -160,6 +165,19 @@ class Demo:
         name = f"idle_timeout={LIMIT:g}" if self.run.guarded else "no idle timeout"
         when = f" after {min(ended):.2f} to {max(ended):.2f} s" if ended else ""
         self.say(f"{name}: {counted(len(ended), len(silent))} silent clients ended{when}")
+
+    def guard(self) -> None:
+        """Wait for the other server's clients, and see which of them it still has."""
+        clients = self.run.guarded_clients = self._part.finish()
+        bad = [c for c in clients if c.kind.limit is not None]
+        ended = sum(c.ended_after is not None for c in bad)
+        spared = len(clients) - len(bad)
+        alive = sum(c.kind.limit is None and c.ended_after is None for c in clients)
+        name = "guard" if self.run.guarded else "no guard"
+        self.say(
+            f"{name}: {counted(ended, len(bad))} bad connections ended, "
+            f"{counted(alive, spared)} healthy ones left"
+        )
 
     def finish(self) -> None:
         """Give the healthy clients their answers, and let them and new ones ask again."""

@@ -38,6 +38,12 @@ A client "vanishes" by dropping every packet of the server before TCP sees it
 (IP_MINTTL), as with a pulled cable. No privileges are needed, and nothing
 leaves this machine.
 
+Meanwhile a second one, untouched too, is guarded with
+Guard(never_spoke=2, unanswered=3, answered=4, min_rate=100). Clients that say
+nothing, send half a request, a byte now and then, or idle after an answer must
+be ended by that; clients that ask again and again, wait for a slow answer,
+listen to events, upload slowly or do not read for long must not be touched.
+
 Then a server of this package, with an idle timeout of 1.5 s, serves clients
 that talk, read slowly, or fall silent: the silent ones must be ended in time,
 none early, and the others left alone.
@@ -45,8 +51,8 @@ none early, and the others left alone.
 The exit status is 0 only if every verdict was right, every accepted socket
 inherited the deadline, no socket option differs after the probes, every
 vanished client's connection was ended within S, every healthy client got the
-right answers afterwards, the server still answers, and the idle timeout ended
-whom it should and nobody else. With --no-guard the
+right answers afterwards, the server still answers, and guard and idle timeout
+ended whom they should, in time, and nobody else. With --no-guard the
 package is left out: poll and recv(MSG_PEEK) look instead, as plain code does,
 and the same rules judge it."""
 

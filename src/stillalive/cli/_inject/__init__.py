@@ -1,0 +1,1 @@
+"""What ``stillalive run`` puts first on PYTHONPATH: nothing but sitecustomize.py."""
