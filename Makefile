@@ -21,7 +21,7 @@ STALE := again
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format docs bench bench-smoke c-test cross packaging ci clean again
+.PHONY: help demo test servers soak lint format docs bench bench-smoke c-test cross packaging ci clean again
 
 help: ## say what there is (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,11 @@ format: $(DONE)/lint ## reformat Python and C
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 	@find ext tests/c benchmarks -name "*.[ch]" ! -path ext/binding/_core.c -exec $(BIN)/clang-format -i {} +
+
+servers: $(DONE)/servers ## install the foreign servers and clients that some tests want
+
+soak: $(DONE)/test ## abuse a guarded server for MINUTES (default 10) and see that nothing leaks
+	@$(PY) tests/integration/soak_guard.py $$(($(or $(MINUTES),10) * 60))
 
 docs: $(DONE)/docs $(DONE)/test ## build the documentation and run its examples
 	@$(MAKE) -C docs all PYTHON="$(CURDIR)/$(PY)"
@@ -79,7 +84,7 @@ $(DONE)/package: $(DONE)/venv pyproject.toml setup.py $(SOURCES)
 	@$(PIP) install --editable '.[cli]'
 	@touch $@
 
-$(DONE)/test $(DONE)/docs $(DONE)/bench $(DONE)/lint: $(DONE)/%: $(DONE)/package
+$(DONE)/test $(DONE)/servers $(DONE)/docs $(DONE)/bench $(DONE)/lint: $(DONE)/%: $(DONE)/package
 	@echo "installing what '$*' needs into $(VENV)"
 	@$(PIP) install --group $*
 	@touch $@

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import checking, probing, selecting, serving, touching, tracking, tuning
+from . import auditing, checking, guarding, probing, selecting, serving, touching, tracking, tuning
 from .machine import describe_machine, load, neutral_name
 from .report import as_json, as_markdown, show
 from .sockets import verify_switch
@@ -57,6 +57,8 @@ _TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "echo": serving.echo,
     "echo-idle": serving.echo_idle,
     "accept": serving.accept,
+    "audit": auditing.audit,
+    "guard": guarding.guard,
 }
 
 

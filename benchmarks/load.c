@@ -1,6 +1,7 @@
 /* load.c - the clients of the server benchmarks, one process of plain C.
  *
  *   load echo PORT CONNECTIONS ACTIVE BYTES MILLISECONDS
+ *   load http PORT CONNECTIONS ACTIVE 0 MILLISECONDS
  *   load storm PORT MILLISECONDS      connect, reset, connect ...
  *   load fill PORT CONNECTIONS        connect, say so, wait for stdin's end
  *
@@ -28,6 +29,11 @@
 #define BATCH 500 /* at once on their way: fewer than a backlog holds */
 
 static char buffer[MOST_BYTES];
+
+/* What is sent again and again, and how much comes back each time. */
+static const char *request = buffer;
+static size_t request_bytes, answer_bytes;
+#define GET "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 static int64_t now_ns(void) {
     struct timespec now;
@@ -63,21 +69,43 @@ static int connected(int port, int number) {
     return sock;
 }
 
-/* A message each, and its echo: then the server has accepted them, too. */
-static void join(int port, int *sock, int n, size_t bytes) {
+static void ask(int sock) {
+    need(send(sock, request, request_bytes, 0) == (ssize_t)request_bytes,
+         "send");
+}
+
+/* A message each, and its answer: then the server has accepted them, too. */
+static void join(int port, int *sock, int n) {
     int i;
 
     for (i = 0; i < n; i++) {
         sock[i] = connected(port, 0);
-        need(send(sock[i], buffer, bytes, 0) == (ssize_t)bytes, "send");
+        ask(sock[i]);
     }
     for (i = 0; i < n; i++)
-        need(recv(sock[i], buffer, bytes, MSG_WAITALL) == (ssize_t)bytes,
+        need(recv(sock[i], buffer, answer_bytes, MSG_WAITALL) ==
+                 (ssize_t)answer_bytes,
              "recv");
 }
 
+/* All answers of these servers are as long as the first. */
+static void learn(int port) {
+    struct timeval quiet = {0, 300000};
+    int sock = connected(port, 0);
+    ssize_t got;
+
+    request = GET;
+    request_bytes = sizeof GET - 1;
+    setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &quiet, sizeof quiet);
+    ask(sock);
+    while ((got = recv(sock, buffer, sizeof buffer, 0)) > 0)
+        answer_bytes += (size_t)got;
+    need(answer_bytes > 0 && answer_bytes <= MOST_BYTES, "answer");
+    close(sock);
+}
+
 /* Every active connection has one message on its way at any time. */
-static int64_t ping_pong(int epoll, int64_t until, size_t bytes) {
+static int64_t ping_pong(int epoll, int64_t until) {
     struct epoll_event event[256];
     int64_t trips = 0;
 
@@ -86,43 +114,42 @@ static int64_t ping_pong(int epoll, int64_t until, size_t bytes) {
 
         for (i = 0; i < n; i++) {
             int sock = event[i].data.fd;
-            ssize_t got = recv(sock, buffer, bytes, 0);
+            ssize_t got = recv(sock, buffer, answer_bytes, 0);
 
             need(got > 0, "recv");
-            if ((size_t)got < bytes)
-                need(recv(sock, buffer + got, bytes - (size_t)got,
+            if ((size_t)got < answer_bytes)
+                need(recv(sock, buffer + got, answer_bytes - (size_t)got,
                           MSG_WAITALL) > 0,
                      "recv");
-            need(send(sock, buffer, bytes, 0) == (ssize_t)bytes, "send");
+            ask(sock);
             trips++;
         }
     }
     return trips;
 }
 
-static int echo(int port, int connections, int active, size_t bytes,
-                int64_t ms) {
+static int converse(int port, int connections, int active, int64_t ms) {
     static int sock[MOST];
     int epoll = epoll_create1(0), i;
     int64_t began, trips;
 
     need(epoll >= 0, "epoll_create1");
-    need(connections <= MOST && bytes <= MOST_BYTES, "arguments");
+    need(connections <= MOST && request_bytes <= MOST_BYTES, "arguments");
     for (i = 0; i < connections; i += BATCH)
-        join(port, sock + i, connections - i < BATCH ? connections - i : BATCH,
-             bytes);
+        join(port, sock + i,
+             connections - i < BATCH ? connections - i : BATCH);
     for (i = 0; i < active; i++) {
         struct epoll_event event = {.events = EPOLLIN, .data.fd = sock[i]};
 
         need(epoll_ctl(epoll, EPOLL_CTL_ADD, sock[i], &event) == 0,
              "epoll_ctl");
-        need(send(sock[i], buffer, bytes, 0) == (ssize_t)bytes, "send");
+        ask(sock[i]);
     }
-    ping_pong(epoll, now_ns() + 100000000, bytes); /* warm up */
+    ping_pong(epoll, now_ns() + 100000000); /* warm up */
     printf("begin\n");
     fflush(stdout);
     began = now_ns();
-    trips = ping_pong(epoll, began + ms * 1000000, bytes);
+    trips = ping_pong(epoll, began + ms * 1000000);
     printf("%lld %lld\n", (long long)trips, (long long)(now_ns() - began));
     fflush(stdout);
     return getchar() == EOF ? 0 : 1; /* the CPU is read before we let go */
@@ -159,13 +186,17 @@ int main(int argc, char **argv) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    if (argc == 7 && strcmp(argv[1], "echo") == 0)
-        return echo(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]),
-                    (size_t)atoi(argv[5]), atoi(argv[6]));
+    if (argc == 7 && strcmp(argv[1], "http") == 0)
+        learn(atoi(argv[2]));
+    else if (argc == 7)
+        request_bytes = answer_bytes = (size_t)atoi(argv[5]);
+    if (argc == 7)
+        return converse(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]),
+                        atoi(argv[6]));
     if (argc == 4 && strcmp(argv[1], "storm") == 0)
         return storm(atoi(argv[2]), atoi(argv[3]));
     if (argc == 4 && strcmp(argv[1], "fill") == 0)
         return fill(atoi(argv[2]), atoi(argv[3]));
-    fprintf(stderr, "usage: load echo|storm|fill PORT ...\n");
+    fprintf(stderr, "usage: load echo|http|storm|fill PORT ...\n");
     return 2;
 }

@@ -22,9 +22,17 @@ _ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = (
     "benchmarks/limit.c",
     "benchmarks/limit_loop.c",
-    *(f"ext/{path}" for path in ("sockopt/linux.c", "poll/epoll.c", "poll/pollfallback.c")),
+    *(
+        f"ext/{path}"
+        for path in (
+            "sockopt/linux.c",
+            "poll/epoll.c",
+            "poll/pollfallback.c",
+            "diag/linux.c",
+        )
+    ),
 )
-_FOLDERS = ("ext/include", "ext/sockopt", "ext/core", "ext/poll")
+_FOLDERS = ("ext/include", "ext/sockopt", "ext/core", "ext/poll", "ext/diag")
 _FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", *(f"-I{folder}" for folder in _FOLDERS))
 
 
@@ -37,7 +45,7 @@ def _compile() -> ctypes.CDLL:
     folder = tempfile.mkdtemp(prefix="stillalive-bench-")
     try:
         library = Path(folder, "limit.so")
-        core = [path for path in _ROOT.glob("ext/core/*.c") if path.name != "os_windows.c"]
+        core = [path for path in _ROOT.glob("ext/core/*.c") if "_windows" not in path.name]
         command = [*compiler(), *_FLAGS, *_SOURCES, *map(str, core), "-o", str(library)]
         subprocess.run(command, cwd=_ROOT, check=True)
         return ctypes.CDLL(str(library))

@@ -136,6 +136,27 @@ ROWS = {
         *_if_there("uvloop", "uvloop, keepalive left as it is"),
         *_if_there("gevent", "gevent, keepalive left as it is"),
     },
+    "guard": {
+        f"{server}, {how}"
+        for server in (
+            "asyncio echo",
+            *_if_there("uvicorn", "uvicorn"),
+            *_if_there("gunicorn", "gunicorn, 4 threads"),
+        )
+        for how in ("alone", "guarded")
+    },
+    "audit": {
+        f"{job}, {hook}"
+        for job in (
+            "an audited event alone",
+            "open and close a file",
+            "make and close a socket",
+            "bind a TCP socket",
+            "bind a UDP socket",
+            "connect over loopback",
+        )
+        for hook in ("no hook", "c: autotune", "pure: autotune", "an empty hook in Python")
+    },
 }
 
 CHARTS = {"touch", "select", "tracked", "echo", "echo-idle", "accept"}
@@ -201,7 +222,8 @@ def test_every_row_has_a_time_and_pure_rows_a_ratio(output):
         for row in topic["rows"]:
             assert row["median"] >= 0
             assert row["low"] <= row["median"] <= row["high"]
-            assert (row["to_pure"] is not None) == row["name"].startswith("c: ")
+            ours = row["name"].startswith("c: ") or ", c: " in row["name"]
+            assert (row["to_pure"] is not None) == ours
 
 
 def test_what_each_way_sees_is_measured(output):
