@@ -30,7 +30,7 @@ demo: $(DONE)/package ## set everything up and run `stillalive demo`
 	@$(BIN)/stillalive demo
 
 test: $(DONE)/test ## set everything up and run the whole test suite; ARGS="-k tune" are pytest's
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: $(DONE)/lint ## check style, types, the stub and the workflows
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/lint

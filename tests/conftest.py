@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -15,11 +16,20 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 def _implementations() -> list[str]:
+    if os.environ.get("STILLALIVE_IMPL") == "pure":
+        return ["pure"]
     try:
         _impl.choose("c")
     except ImportError:
         return ["pure"]
     return ["c", "pure"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what fills the machine on one worker; the quick tests share the rest."""
+    for item in items:
+        if {"os", "integration"} & set(item.path.parts):
+            item.add_marker(pytest.mark.xdist_group("alone"))
 
 
 @pytest.fixture(params=_implementations())

@@ -145,6 +145,7 @@ static void guard(struct ka_watcher *watcher, struct ka_seen *seen,
             return;
         }
         ward->port = seen->port;
+        ward->from_ms = ka_held_until(watcher, seen->identity);
     }
     seen->ward = ward->id;
     seen->what = GUARDED;
@@ -240,6 +241,7 @@ static void end_pass(struct ka_watcher *watcher, int64_t now_ms) {
         found->extra ? now_ms : found->began_ms + interval_of(watcher);
     watcher->stats.passes++;
     watcher->stats.pass_cpu_us += (uint64_t)found->cost_us;
+    ka_holds_forget(watcher);
 }
 
 static void pass_slice(struct ka_watcher *watcher) {

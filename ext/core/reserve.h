@@ -20,11 +20,15 @@
 
 #include "stillalive.h"
 
+#define KA_LATELY 64
+
 struct ka_reserve {
-    ka_sock sock;        /* the number: the pipe, or while taken a duplicate */
-    ka_sock filler;      /* the other number of the pipe */
+    ka_sock sock;   /* the number: the pipe, or while taken a duplicate */
+    ka_sock filler; /* the other number of the pipe */
     uint64_t device, inode; /* of the pipe */
     int32_t taken;
+    uint32_t takes; /* so far, and what the last of them were */
+    int32_t lately[KA_LATELY];
 };
 
 struct ka_endpoint {
@@ -37,6 +41,8 @@ struct ka_endpoint {
 int ka_reserve_open(struct ka_reserve *reserve);
 /* Close what is still ours. */
 void ka_reserve_close(struct ka_reserve *reserve);
+/* The same in a forked child, whatever the parent was in the middle of. */
+void ka_reserve_abandon(struct ka_reserve *reserve);
 /* Duplicate `sock` onto reserve->sock. -EBADF: it is not open. -ESTALE: our
  * own numbers are no longer ours; nothing was touched, and nothing may ever
  * be again. */

@@ -20,6 +20,10 @@
  * pipe would become it, and take what is printed. So it is moved above 2,
  * and whoever finds it nevertheless does not block on it.
  *
+ * Fork. A child gets its descriptors from one moment and its memory from a
+ * later one, so what stands at our number there is what this knows to be
+ * there only by chance. It knows the last that were put there.
+ *
  * A number that leaks. When the pipe's other end is lost while a socket is
  * taken, the duplicate is closed instead of replaced: kept, it would hold
  * the connection open after its owner's close.
@@ -84,6 +88,21 @@ static int duplicate_onto(int from, int to) {
 #else
     return dup3(from, to, O_CLOEXEC) < 0 ? -errno : 0;
 #endif
+}
+
+/* In a child. Ours are closed when a program is executed; of somebody who has
+ * got the number that would be a coincidence. */
+static int is_one_of_late(const struct ka_reserve *reserve) {
+    struct stat seen;
+    int flags = fcntl(reserve->sock, F_GETFD), i;
+
+    if (flags < 0 || !(flags & FD_CLOEXEC) ||
+        fstat(reserve->sock, &seen) < 0 || !S_ISSOCK(seen.st_mode))
+        return 0;
+    for (i = 0; i < KA_LATELY; i++)
+        if (reserve->lately[i] == mark_of(&seen))
+            return 1;
+    return 0;
 }
 
 /* ---- open and close ----------------------------------------------------- */
@@ -154,7 +173,26 @@ void ka_reserve_close(struct ka_reserve *reserve) {
     reserve->taken = 0;
 }
 
+void ka_reserve_abandon(struct ka_reserve *reserve) {
+    if (is_pipe(reserve, reserve->sock) || is_one_of_late(reserve))
+        (void)close(reserve->sock);
+    if (is_pipe(reserve, reserve->filler))
+        (void)close(reserve->filler);
+    reserve->sock = reserve->filler = -1;
+    reserve->taken = 0;
+}
+
 /* ---- take and give ------------------------------------------------------ */
+
+/* Before it is put there, for a child that is forked meanwhile. */
+static int note(struct ka_reserve *reserve, int fd) {
+    struct stat seen;
+
+    if (fstat(fd, &seen) < 0)
+        return -EBADF;
+    reserve->lately[reserve->takes++ % KA_LATELY] = mark_of(&seen);
+    return 0;
+}
 
 int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock) {
     struct stat seen;
@@ -166,7 +204,9 @@ int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock) {
             return -ESTALE;
         if (sock < 0 || sock == reserve->sock || sock == reserve->filler)
             return -EBADF;
-        rc = duplicate_onto(sock, reserve->sock);
+        rc = note(reserve, sock);
+        if (rc == 0)
+            rc = duplicate_onto(sock, reserve->sock);
     } while (rc == -EINTR);
     if (rc == -EBUSY)
         return -ESTALE;

@@ -24,6 +24,10 @@ void ka_reserve_close(struct ka_reserve *reserve) {
     (void)reserve;
 }
 
+void ka_reserve_abandon(struct ka_reserve *reserve) {
+    (void)reserve;
+}
+
 int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock) {
     (void)reserve;
     (void)sock;
@@ -42,6 +46,11 @@ int ka_end_shutdown(ka_sock sock) {
 int ka_end_disconnect(ka_sock sock) {
     (void)sock;
     return -ENOPROTOOPT;
+}
+
+int ka_has_paths(ka_sock sock) {
+    (void)sock;
+    return 0;
 }
 
 int ka_unread(ka_sock sock, int64_t *bytes) {

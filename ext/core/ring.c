@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-
 struct ka_ring {
     struct ka_monitor *monitor; /* all below is touched inside it */
     uint64_t dropped;

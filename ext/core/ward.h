@@ -104,6 +104,10 @@ struct ka_eviction {
 struct ka_hold {
     uint64_t identity;
     uint64_t count;
+    /* When there are none any more, for a socket that is still to be found:
+     * when the last one ended, and in which pass. */
+    int64_t ended_ms;
+    uint64_t ended_pass;
     struct ka_hold *next;
 };
 
@@ -137,6 +141,7 @@ struct ka_watcher {
     uint64_t spared, waiting, silent; /* wards of these flags */
     struct ka_hold **held;
     uint32_t held_buckets;
+    uint32_t released; /* holds that have ended and are kept */
 
     int64_t budget;    /* thousandths of a close */
     int64_t budget_ms; /* when it was that */
@@ -155,8 +160,13 @@ static inline int64_t ka_acked_beyond(const struct ka_info *info) {
     return info->bytes_acked - (info->bytes_sent - info->bytes_retrans);
 }
 
-/* Whether one is held: watcher.c */
+/* ---- holds: watcher.c --------------------------------------------------- */
+
 int ka_is_held(const struct ka_watcher *watcher, uint64_t identity);
+/* When the holds of one that has just been found ended; 0 there were none. */
+int64_t ka_held_until(struct ka_watcher *watcher, uint64_t identity);
+/* A pass is over: those who were to be found have been. */
+void ka_holds_forget(struct ka_watcher *watcher);
 
 /* ---- ward.c ------------------------------------------------------------- */
 

@@ -31,7 +31,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 #define KA_STALLED_MS 1000
 #define KA_FIRST_BUCKETS 64
 #define KA_HANDFUL 64       /* looks */
@@ -193,7 +192,7 @@ void ka_watcher_free(struct ka_watcher *watcher) {
 void ka_watcher_abandon(struct ka_watcher *watcher) {
     if (watcher == NULL)
         return;
-    ka_reserve_close(&watcher->reserve);
+    ka_reserve_abandon(&watcher->reserve);
     if (watcher->thread)
         ka_thread_forget(watcher->thread);
     watcher->thread = NULL;
@@ -422,7 +421,8 @@ static void widen_holds(struct ka_watcher *watcher) {
     uint32_t old_buckets = watcher->held_buckets, i;
     struct ka_hold **old = watcher->held, **fresh, **link, *hold, *next;
 
-    if (watcher->stats.held < old_buckets || old_buckets > UINT32_MAX / 4)
+    if (watcher->stats.held + watcher->released < old_buckets ||
+        old_buckets > UINT32_MAX / 4)
         return;
     fresh = calloc(old_buckets * (size_t)2, sizeof *fresh);
     if (fresh == NULL)
@@ -440,31 +440,85 @@ static void widen_holds(struct ka_watcher *watcher) {
 }
 
 int ka_is_held(const struct ka_watcher *watcher, uint64_t identity) {
-    return watcher->stats.held > 0 && *hold_link(watcher, identity) != NULL;
+    const struct ka_hold *hold;
+
+    if (watcher->stats.held == 0)
+        return 0;
+    hold = *hold_link(watcher, identity);
+    return hold != NULL && hold->count > 0;
 }
 
 int ka_watcher_hold(struct ka_watcher *watcher, uint64_t identity) {
     struct ka_hold *hold, **link;
-    int rc = 0;
 
     enter(watcher);
     link = hold_link(watcher, identity);
     hold = *link;
-    if (hold) {
-        hold->count++;
-    } else {
+    if (hold == NULL) {
         hold = calloc(1, sizeof *hold);
-        rc = hold ? 0 : -ENOMEM;
-    }
-    if (hold && hold->count == 0) {
+        if (hold == NULL) {
+            leave(watcher);
+            return -ENOMEM;
+        }
         hold->identity = identity;
-        hold->count = 1;
         *link = hold;
-        watcher->stats.held++;
-        widen_holds(watcher);
+    } else if (hold->count == 0) {
+        watcher->released--;
     }
+    if (hold->count++ == 0)
+        watcher->stats.held++;
+    widen_holds(watcher);
     leave(watcher);
-    return rc;
+    return 0;
+}
+
+static void unlink_hold(struct ka_hold **link) {
+    struct ka_hold *hold = *link;
+
+    *link = hold->next;
+    free(hold);
+}
+
+/* A pass that is under way may have been at its number before; the one after
+ * that finds it. */
+static int is_to_be_found(const struct ka_watcher *watcher,
+                          uint64_t identity) {
+    const struct ka_ward *ward = NULL;
+
+    do
+        ward = ka_ward_next(watcher, identity, ward);
+    while (ward && (ward->flags & KA_WARD_WATCHED));
+    return ward == NULL && watcher->settings.discover;
+}
+
+int64_t ka_held_until(struct ka_watcher *watcher, uint64_t identity) {
+    struct ka_hold **link;
+    int64_t ended_ms;
+
+    if (watcher->released == 0)
+        return 0;
+    link = hold_link(watcher, identity);
+    if (*link == NULL || (*link)->count > 0)
+        return 0;
+    ended_ms = (*link)->ended_ms;
+    unlink_hold(link);
+    watcher->released--;
+    return ended_ms;
+}
+
+void ka_holds_forget(struct ka_watcher *watcher) {
+    uint64_t passes = watcher->stats.passes;
+    struct ka_hold **link;
+    uint32_t i;
+
+    for (i = 0; i < watcher->held_buckets && watcher->released > 0; i++)
+        for (link = &watcher->held[i]; *link;)
+            if ((*link)->count == 0 && passes - (*link)->ended_pass > 1) {
+                unlink_hold(link);
+                watcher->released--;
+            } else {
+                link = &(*link)->next;
+            }
 }
 
 /* Most have not been due meanwhile; those will find at their next look that
@@ -493,10 +547,15 @@ void ka_watcher_release(struct ka_watcher *watcher, uint64_t identity) {
     enter(watcher);
     link = hold_link(watcher, identity);
     hold = *link;
-    if (hold && --hold->count == 0) {
-        *link = hold->next;
-        free(hold);
+    if (hold && hold->count > 0 && --hold->count == 0) {
         watcher->stats.held--;
+        if (is_to_be_found(watcher, identity)) {
+            hold->ended_ms = latest_now();
+            hold->ended_pass = watcher->stats.passes;
+            watcher->released++;
+        } else {
+            unlink_hold(link);
+        }
         if (begin_anew(watcher, identity))
             ka_monitor_notify(watcher->monitor);
     }

@@ -20,7 +20,7 @@ int64_t ka_diag_bound(void);
 /* What discovery must know of a descriptor that it has not seen before.
  * -ENOTSOCK, -EBADF, or -EOPNOTSUPP for what is no TCP socket. */
 struct ka_found {
-    uint16_t port;      /* local */
+    uint16_t port; /* local */
     int32_t listening;
     int32_t connected; /* has been: also half-closed, also ended */
 };

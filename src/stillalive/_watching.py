@@ -31,7 +31,7 @@ _lock = threading.RLock()  # a signal handler may cancel
 class Wish:
     """What a watch is to notice and to do, checked."""
 
-    __slots__ = ("action", "deed", "detect", "idle", "on_event")
+    __slots__ = ("deed", "detect", "idle", "on_event")
 
     def __init__(
         self,
@@ -40,9 +40,10 @@ class Wish:
         action: str | None,
         on_event: OnEvent | None,
     ) -> None:
-        self.detect, self.idle = detect, idle
-        self.action, self.deed = action, _DEEDS[action]
-        self.on_event = on_event
+        self.detect: float | None = detect
+        self.idle: float | None = idle
+        self.deed: int = _DEEDS[action]
+        self.on_event: OnEvent | None = on_event
 
     @property
     def detect_ms(self) -> int:

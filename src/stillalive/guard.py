@@ -118,7 +118,8 @@ class Guard:
         the slowest answer. Uploads are not meant: each byte starts it anew.
     :param answered: seconds since the last byte from a peer that the server
         spoke to last: idle keep-alive. Innocent: server-sent events,
-        WebSockets and long polls, where only the server speaks.
+        WebSockets and long polls, where only the server speaks; and, with TLS
+        1.3 or a fast network, a request that is worked on: not below `unanswered`.
     :param min_rate: bytes per second, int, that an unanswered peer must reach
         over 10 s or more. Innocent: WebSocket, HTTP/2 and MQTT, whose
         messages are small and far apart by nature; slow phones.
@@ -160,8 +161,8 @@ class Guard:
     every method. Errors: TypeError, ValueError naming argument, value and
     what is allowed. Source: tcp(7), net/ipv4/tcp.c.
 
-    >>> with Guard(never_spoke=10, unanswered=30, answered=75, dry_run=True) as guard:
-    ...     guard.update(answered=60)
+    >>> with Guard(never_spoke=10, unanswered=60, answered=75, dry_run=True) as guard:
+    ...     guard.update(answered=90)
     ...     guard.stats()["ended"]
     0
     """

@@ -204,7 +204,7 @@ bite takes-signals $monitor 's/sigfillset(&all)/sigemptyset(\&all)/' \
     plain test_monitor no_signal_reaches_it
 bite wall-clock $monitor 's/&attributes, CLOCK_MONOTONIC/\&attributes, CLOCK_REALTIME/' \
     plain test_monitor a_wait_takes_its_time
-bite child-waits $monitor 's/if (monitor->born_in == getpid())/if (1)/' \
+bite child-waits $monitor 's/if (monitor->born_in == getpid() &&/if (1 ||/' \
     plain test_monitor a_child_frees_without_waiting
 bite dup-onto-anything $reserve \
     '/^static int is_pipe/,/^}/s/ == reserve/ + 1 > 0 * reserve/' \
@@ -217,6 +217,8 @@ bite holds-it-open $reserve '/^void ka_reserve_give/,/^}/s/(void)close(reserve->
     plain test_reserve a_lost_pipe_leaves_no_duplicate
 bite limit-is-gone $reserve 's/return -EMFILE;/return rc;/' \
     plain test_reserve a_limit_below_it_is_not_a_closed_socket
+bite forked-amid $reserve 's/ || is_one_of_late(reserve))/ || is_one_of_late(reserve) > 1)/' \
+    plain test_reserve whenever_it_is_forked_a_child_closes_its_own
 bite inherited $reserve 's/dup3(from, to, O_CLOEXEC)/dup2(from, to)/' \
     plain test_reserve a_duplicate_is_the_same_socket
 bite drops-silently $ring 's/ring->dropped++;//' \
@@ -293,6 +295,14 @@ bite entered-twice $discover 's/    if (ward == NULL) {$/    if (1) {/' \
     plain test_watcher_deeds a_duplicate_is_the_same_connection
 bite sleeps-over-a-watch $watcher '/^int64_t ka_watcher_watch(/,/^}/s/leave_with_notice/leave/' \
     plain test_watcher_threads a_watch_wakes_the_sleeper
+bite loss-untold $deed 's/if (ka_ring_is_full(watcher->ring)) \/\* who.*/if (0)/' \
+    plain test_watcher_review the_loss_is_told_when_there_is_room
+bite held-before $discover 's/ward->from_ms = ka_held_until(.*;//' \
+    plain test_watcher_review a_hold_counts_before_it_is_found
+bite drain-forgets $deed 's/if (deed->watcher->draining/if (0 \&\& deed->watcher->draining/' \
+    plain test_watcher_review a_drain_looks_again_at_who_spoke
+bite stop-is-reading $deed 's/ward->abort_ms = watcher->epoch_ms;/(void)0;/' \
+    plain test_watcher_review a_stop_within_an_abort_is_no_time_to_read
 bite unlocked $watcher '/^void ka_watcher_stats(/,/^}/{s/enter(watcher);//;s/leave(watcher);//}' \
     tsan test_watcher_threads ThreadSanitizer
 

@@ -4,6 +4,7 @@
 #include "loop.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -328,13 +329,73 @@ static void a_child_closes_its_own_copies(void) {
     if (child == 0) {
         int number = reserve.sock, filler = reserve.filler;
 
-        ka_reserve_close(&reserve);
+        ka_reserve_abandon(&reserve);
         _exit(is_open(number) || is_open(filler));
     }
     CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
     CHECK_EQ(cookie_of(reserve.sock), cookie_of(pair.near));
     ka_reserve_give(&reserve);
     CHECK(talks(pair.near, pair.far));
+    loop_close(&pair);
+}
+
+static struct pair many[8];
+static _Atomic int over;
+
+static void *take_and_give(void *argument) {
+    uint32_t i;
+
+    for (i = 0; !over; i++)
+        if (ka_reserve_take(&reserve, many[i % 8].near) == 0)
+            ka_reserve_give(&reserve);
+    return argument;
+}
+
+/* Kept, it would hold a connection open that the child has closed. */
+static void whenever_it_is_forked_a_child_closes_its_own(void) {
+    int i, status, bad = 0;
+    pthread_t thread;
+    pid_t child;
+
+    for (i = 0; i < 8; i++)
+        many[i] = loop_pair();
+    over = 0;
+    loop_need(pthread_create(&thread, NULL, take_and_give, NULL) == 0,
+              "pthread_create");
+    for (i = 0; i < 100; i++) {
+        child = fork();
+        if (child == 0) {
+            int number = reserve.sock, filler = reserve.filler;
+
+            ka_reserve_abandon(&reserve);
+            _exit(is_open(number) || is_open(filler));
+        }
+        status = -1;
+        waitpid(child, &status, 0);
+        bad += status != 0;
+    }
+    over = 1;
+    pthread_join(thread, NULL);
+    CHECK_EQ(bad, 0);
+    for (i = 0; i < 8; i++)
+        loop_close(&many[i]);
+}
+
+/* In a child as in the parent, what somebody else has put there stays. */
+static void a_child_leaves_alone_what_is_not_its_own(void) {
+    struct pair pair = loop_pair();
+    int number = reserve.sock, status = -1;
+    pid_t child;
+
+    CHECK_EQ(ka_reserve_take(&reserve, pair.near), 0);
+    ka_reserve_give(&reserve);
+    child = fork();
+    if (child == 0) {
+        CHECK_EQ(dup2(pair.far, number), number);
+        ka_reserve_abandon(&reserve);
+        _exit(test.failed || !is_open(number));
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
     loop_close(&pair);
 }
 
@@ -357,5 +418,7 @@ int main(void) {
     RUN(a_socket_that_got_it_while_taken_survives);
     RUN(a_lost_pipe_leaves_no_duplicate);
     RUN(a_child_closes_its_own_copies);
+    RUN(whenever_it_is_forked_a_child_closes_its_own);
+    RUN(a_child_leaves_alone_what_is_not_its_own);
     return test_report("reserve");
 }

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is s
 STATE = """
 import socket, sys, threading
 server = socket.create_server(("127.0.0.1", 0))
-guarded = any(t.name == "stillalive-guard" for t in threading.enumerate())
+guarded = any(t.name == "stillalive-events" for t in threading.enumerate())
 print(server.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), guarded)
 """
 GUARDED = "14 True"

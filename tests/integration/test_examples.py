@@ -55,8 +55,8 @@ def skip_without_compiled(implementation: str) -> None:
         pytest.skip("the compiled extension is not there")
 
 
-def test_readme_has_four_snippets() -> None:
-    assert len(SNIPPETS) == 4
+def test_readme_has_all_its_snippets() -> None:
+    assert len(SNIPPETS) == 6
 
 
 def page_snippets() -> list[tuple[str, re.Match[str]]]:

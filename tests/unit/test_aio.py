@@ -207,3 +207,32 @@ def test_room_is_checked(room):
 def test_watch_needs_a_running_loop(tcp_pair):
     with pytest.raises(RuntimeError):
         aio.watch(tcp_pair()[0], idle_timeout=60)
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_the_end_does_not_push_out_the_event(run, room):
+    async def main() -> list[str]:
+        _, writer, other = await streams()
+        with other:
+            watching = aio.watch(writer, idle_timeout=0.1)
+            await watching
+            told = [event.why async for event in aio.events(watching, room=room)]
+        writer.close()
+        return told
+
+    assert run(main) == ["idle"]
+
+
+def test_wrong_arguments_are_told_at_once(run):
+    async def main() -> None:
+        _, writer, other = await streams()
+        with other:
+            with pytest.raises(TypeError, match="on_event=5: must be callable"):
+                aio.watch(writer, idle_timeout=5, on_event=5)
+            with pytest.raises(TypeError, match="source='x': must be a Guard or a Watch"):
+                await anext(aio.events("x"))
+            async with contextlib.aclosing(aio.events(Guard(answered=5))) as events:
+                assert [event async for event in events] == []
+        writer.close()
+
+    run(main)

@@ -399,3 +399,31 @@ def test_limits_by_name():
     limits = _limits.check(**Guard(answered=5)._limits.given())
     assert limits.given()["answered"] == 5.0
     assert set(_limits.LIMITS) <= set(limits.given())
+
+
+@pytest.mark.parametrize("one", [("10.0.0.0", 8), (b"xx", 99), ()])
+def test_a_tuple_is_no_network(one):
+    with pytest.raises(TypeError, match="exempt: .* is no address and no network"):
+        Guard(answered=5, exempt=[one])
+
+
+def test_an_update_keeps_what_is_exempt(fake):
+    with Guard(answered=5, exempt=["10.0.0.0/8"]) as guard:
+        guard.update(answered=6)
+        assert fake[-1].settings.exempt == ((b"\x0a\0\0\0", 8),)
+
+
+def test_two_may_drain_at_a_time(fake):
+    with Guard(answered=5) as guard:
+        told = []
+        fake[-1].drain = told.append
+        run = guard._run
+        run.drain(1)
+        guard.drain(0)
+        run.drain(-1)
+        assert told == [True, True, True, False]
+
+
+def test_what_subscribes_can_be_called(fake):
+    with Guard(answered=5) as guard, pytest.raises(TypeError, match="callback=5: must be callable"):
+        guard.subscribe(5)

@@ -19,7 +19,7 @@ from . import guarding
 from .guarding import NOBODY, FakeWatcher
 from .serving import until
 
-fake = guarding.fake
+fake, real = guarding.fake, guarding.real
 
 
 # ---- events -----------------------------------------------------------------
@@ -281,3 +281,21 @@ def test_without_the_level_nothing_is_written_out(fake, monkeypatch):
     with Guard(answered=5, on_event=seen.append):
         fake[0].told.put(NOBODY)
         until(lambda: seen)
+
+
+def test_stopping_in_the_thread_of_the_events_does_not_wait_for_callbacks(real, tcp_pair):
+    a, b = tcp_pair()
+    took = []
+    over = threading.Event()
+    with Guard(never_spoke=100) as guard:
+        guard.watch(a, idle_timeout=0.1, action=None, on_event=lambda event: None).wait(10)
+
+        def stop(event):
+            began = time.monotonic()
+            guard.stop()
+            took.append(time.monotonic() - began)
+            over.set()
+
+        guard.watch(b, idle_timeout=0.3, action=None).subscribe(stop)
+        assert over.wait(10)
+    assert took[0] < 3

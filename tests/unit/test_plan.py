@@ -6,7 +6,7 @@ import math
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillalive import KeepAlive, NotSupportedError
@@ -71,6 +71,7 @@ def test_a_third_of_the_deadline_is_tolerated_as_outage(detect_within, here):
         assert rules.survives_in_flight(outage, found.user_timeout, found.rto_max, 0.0)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(
     detect_within=st.none() | st.floats(5, 10_000),
     tolerate=st.none() | st.floats(0, 20_000),

@@ -48,3 +48,15 @@ def test_two_guards_need_labels():
     text = client.generate_latest(registry).decode()
     assert 'stillalive_guard_tracked{guard="a"}' in text
     assert 'stillalive_guard_tracked{guard="b"}' in text
+
+
+@pytest.mark.parametrize("guard", ["x", None, Guard])
+def test_what_is_no_guard_is_refused(guard):
+    with pytest.raises(TypeError, match="guard=.*: must be a Guard"):
+        GuardCollector(guard)
+
+
+@pytest.mark.parametrize("labels", [{"a": 1}, {1: "a"}, ["a"], "a"])
+def test_labels_are_strings(labels):
+    with pytest.raises(TypeError, match="labels=.*: must be a mapping of str to str"):
+        GuardCollector(Guard(never_spoke=1), labels)

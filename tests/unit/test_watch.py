@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -481,3 +482,53 @@ def test_a_watch_is_never_made_by_its_users(fake, tcp_pair):
     assert type(watching) is Watch
     assert guards._default_guard is not None
     watching.cancel()
+
+
+@pytest.mark.parametrize("moment", range(16))
+def test_a_signal_handler_may_cancel_at_any_moment_of_a_wait(fake, tcp_pair, moment):
+    a, _ = tcp_pair()
+    watching = watch(a, idle_timeout=5)
+    left = moment
+
+    def at_each_line(frame, what, argument):
+        nonlocal left
+        left -= what == "line"
+        if left < 0:
+            sys.settrace(None)
+            frame.f_trace = None
+            watching.cancel()
+            return None
+        return at_each_line
+
+    def wait():
+        sys.settrace(at_each_line)
+        try:
+            return watching.wait(10)
+        finally:
+            sys.settrace(None)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(5)
+    late = waiting.is_alive()
+    watching.cancel()
+    assert left < 0
+    assert not late, "it waits for ever"
+
+
+def test_who_is_told_of_the_end_may_need_the_lock_elsewhere(fake, tcp_pair):
+    a, b = tcp_pair()
+    watching, other = watch(a, idle_timeout=5), watch(b, idle_timeout=5)
+    ended = []
+
+    def told(event):
+        thread = threading.Thread(target=other.cancel, daemon=True)
+        thread.start()
+        thread.join(5)
+        ended.append(not thread.is_alive())
+
+    watching.subscribe(told)
+    watching.cancel()
+    assert ended == [True]
+    with pytest.raises(TypeError, match="callback=5: must be callable"):
+        watching.subscribe(5)

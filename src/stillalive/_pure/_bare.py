@@ -28,6 +28,7 @@ Address = tuple[bytes, int, int]
 """(packed address, port, scope)."""
 
 _BOUND_MOST = 1 << 20
+_SOL_MPTCP, _MPTCP_INFO = 284, 1
 _PROTOCOLS = (socket.IPPROTO_TCP, 262)
 """TCP's and MPTCP's."""
 
@@ -170,6 +171,14 @@ def addresses(number: int, identity: int) -> tuple[Address | None, Address | Non
         return None, None
     finally:
         sock.detach()
+
+
+def has_paths(sock: socket.SocketType) -> bool:
+    """Tell whether it is MPTCP, with more than the path whose counters can be seen."""
+    try:
+        return sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, 1) > b"\0"
+    except OSError:
+        return False
 
 
 def unread(sock: socket.SocketType) -> int:

@@ -119,7 +119,12 @@ class Reserve:
             raise LostError
         if number in (self.number, self._filler):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        self._put(number)
+        self._taken = bare.identity(number)  # before, for a child that is forked meanwhile
+        try:
+            self._put(number)
+        except BaseException:
+            self._taken = None
+            raise
         try:
             self._taken = bare.identity(self.number)
             sock = bare.lens(self.number)

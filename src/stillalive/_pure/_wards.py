@@ -286,7 +286,7 @@ class Keeper:
             return
         if identity != ward.identity:
             return
-        if info.state in _RECEIVING:
+        if info.state in _RECEIVING or info.state == b.SYN_SENT:
             self._see(ward, info, now_ms)
         ward.connecting = info.state in _UNCONNECTED
 
@@ -364,7 +364,10 @@ class Keeper:
         info = bare.info_of(sock)
         cause, judgement = self._decide(ward, info, now_ms, wanted)
         if cause != wanted:
-            return judgement.again_ms if cause == b.NO_CAUSE else 0
+            if cause != b.NO_CAUSE:
+                return 0
+            draining = self.draining and ward.is_discovered()
+            return _soonest(judgement.again_ms, DRAIN_MS if draining else b.NO_TIME)
         dry_run = ward.is_discovered() and self.settings.dry_run
         deed = ward.deed
         if ward.is_discovered():
@@ -423,7 +426,12 @@ class Keeper:
         ward.spared = ward.waits = False
 
     def _is_exempt(self, sock: socket.SocketType) -> bool:
-        """Tell whether the peer is in an exempt network; one that is not known may be."""
+        """Tell whether the peer is in an exempt network; one that is not known may be.
+
+        Nor is one with other paths to its peer judged by the first of them.
+        """
+        if bare.has_paths(sock):
+            return True
         if not self._exempt:
             return False
         _, peer = bare.endpoints(sock)
@@ -444,9 +452,9 @@ class Keeper:
             return aborting.PACE_MS
         return self._on_duplicate(ward, now_ms, self._finish_abort)
 
-    @staticmethod
-    def _aborted_for(ward: Ward, now_ms: int) -> int:
-        return 0 if ward.aborting_ms is None else now_ms - ward.aborting_ms
+    def _aborted_for(self, ward: Ward, now_ms: int) -> int:
+        # A process that was stopped has had no time to read.
+        return 0 if ward.aborting_ms is None else now_ms - max(ward.aborting_ms, self.epoch_ms)
 
     def _finish_abort(self, sock: socket.SocketType, ward: Ward, now_ms: int) -> int | None:
         if not aborting.finish(self.reserve, sock, self._aborted_for(ward, now_ms)):

@@ -65,6 +65,7 @@ class _Queue:
     """What has happened, for somebody who takes it. When it is full the newest is dropped.
 
     But not the end of a watch: somebody waits for it, and each has only one.
+    Nor that of the watcher, which is all that is told of it.
     """
 
     def __init__(self, room: int) -> None:
@@ -76,7 +77,8 @@ class _Queue:
 
     def put(self, occurrence: Occurrence) -> None:
         with self._changed:
-            if len(self._waiting) >= self._room and not occurrence.token:
+            last = occurrence.token or occurrence.cause == b.FOR_LOST
+            if len(self._waiting) >= self._room and not last:
                 self.dropped += 1
                 return
             self._waiting.append(occurrence)

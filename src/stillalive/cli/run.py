@@ -65,7 +65,7 @@ says so on stderr, once, and runs unguarded.
 
 examples:
   stillalive run -- python -m http.server
-  stillalive run --answered 75 --log -- gunicorn -w 4 -k gthread app:app
+  stillalive run --unanswered 60 --answered 75 --log -- gunicorn -w 4 -k gthread app:app
   stillalive run --unanswered 300 --dry-run --log -- uvicorn app:app
   stillalive run --json --evict-above 5000 -- python server.py
 
@@ -101,7 +101,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
     add("--never-spoke", "not a byte either way for S seconds")
     add("--unanswered", "the client spoke last, S seconds ago (slow handlers look like this)")
-    add("--answered", "the server spoke last, S seconds ago (quiet streams look like this)")
+    add(
+        "--answered",
+        "the server spoke last, S seconds ago (quiet streams look like this; with TLS or a fast "
+        "network slow handlers, too: not below --unanswered)",
+    )
     add(
         "--min-rate",
         "while unanswered, the client sends fewer bytes per second",

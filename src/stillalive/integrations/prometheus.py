@@ -40,12 +40,14 @@ class GuardCollector(Collector):
     :param guard: the Guard; it need not run.
     :param labels: constant labels, such as ``{"server": "api"}``.
 
-    Register it with a registry; each scrape reads ``guard.stats()`` once.
-    Threads: any. Each process has its own counters: with pre-forked workers
-    each worker must be scraped, or use the multi-process mode with counters of
-    your own in ``on_event``.
+    One for each registry, which takes a metric's name once. Each scrape reads
+    ``guard.stats()`` once. Threads: any. Each process has its own counters:
+    with pre-forked workers each worker must be scraped, or use the
+    multi-process mode with counters of your own in ``on_event``. Errors:
+    TypeError for what is no Guard, or labels that are no strings.
 
     >>> from prometheus_client import CollectorRegistry, generate_latest
+    >>> from stillalive.integrations.prometheus import GuardCollector
     >>> registry = CollectorRegistry()
     >>> guard = Guard(never_spoke=60)
     >>> registry.register(GuardCollector(guard))
@@ -54,6 +56,13 @@ class GuardCollector(Collector):
     """
 
     def __init__(self, guard: HasStats, labels: Mapping[str, str] | None = None) -> None:
+        if isinstance(guard, type) or not callable(getattr(guard, "stats", None)):
+            raise TypeError(f"guard={guard!r}: must be a Guard")
+        if labels is not None and not (
+            isinstance(labels, Mapping)
+            and all(isinstance(text, str) for pair in labels.items() for text in pair)
+        ):
+            raise TypeError(f"labels={labels!r}: must be a mapping of str to str")
         self._guard = guard
         self._names = list(labels or {})
         self._values = list((labels or {}).values())
