@@ -30,7 +30,12 @@ demo: $(DONE)/package ## set everything up and run `stillalive demo`
 	@$(BIN)/stillalive demo
 
 test: $(DONE)/test ## set everything up and run the whole test suite; ARGS="-k tune" are pytest's
-	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
+ifeq ($(ARGS),)
+	@$(PY) -m pytest tests/os tests/integration
+	@$(PY) -m pytest -n 4 tests/unit tests/contract
+else
+	@$(PY) -m pytest $(ARGS)
+endif
 
 lint: $(DONE)/lint ## check style, types, the stub and the workflows
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/lint

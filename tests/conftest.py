@@ -25,13 +25,6 @@ def _implementations() -> list[str]:
     return ["c", "pure"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what fills the machine on one worker; the quick tests share the rest."""
-    for item in items:
-        if {"os", "integration"} & set(item.path.parts):
-            item.add_marker(pytest.mark.xdist_group("alone"))
-
-
 @pytest.fixture(params=_implementations())
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Run the test once on each implementation."""

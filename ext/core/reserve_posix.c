@@ -185,7 +185,7 @@ void ka_reserve_abandon(struct ka_reserve *reserve) {
 /* ---- take and give ------------------------------------------------------ */
 
 /* Before it is put there, for a child that is forked meanwhile. */
-static int note(struct ka_reserve *reserve, int fd) {
+static int note_taken(struct ka_reserve *reserve, int fd) {
     struct stat seen;
 
     if (fstat(fd, &seen) < 0)
@@ -204,7 +204,7 @@ int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock) {
             return -ESTALE;
         if (sock < 0 || sock == reserve->sock || sock == reserve->filler)
             return -EBADF;
-        rc = note(reserve, sock);
+        rc = note_taken(reserve, sock);
         if (rc == 0)
             rc = duplicate_onto(sock, reserve->sock);
     } while (rc == -EINTR);

@@ -12,7 +12,7 @@ const char *__tsan_default_suppressions(void);
 const char *__tsan_default_options(void);
 
 const char *__tsan_default_suppressions(void) {
-    return "race:duplicate_onto\n";
+    return "race:duplicate_onto\nrace:note_taken\n";
 }
 
 const char *__tsan_default_options(void) {

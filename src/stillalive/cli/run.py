@@ -65,7 +65,7 @@ says so on stderr, once, and runs unguarded.
 
 examples:
   stillalive run -- python -m http.server
-  stillalive run --unanswered 60 --answered 75 --log -- gunicorn -w 4 -k gthread app:app
+  stillalive run --unanswered 60 --answered 75 --log -- gunicorn -w 4 app:app
   stillalive run --unanswered 300 --dry-run --log -- uvicorn app:app
   stillalive run --json --evict-above 5000 -- python server.py
 
