@@ -238,7 +238,7 @@ judge=core/judge.c
 
 bite stalled-at-once $judge \
     's/klass != KA_SENDING || past->klass != KA_SENDING ||/klass != KA_SENDING ||/' \
-    plain test_judge a_late_answer_is_not_stalled
+    plain test_judge a_reader_that_takes_nothing_is_stalled
 bite tie-is-unanswered $judge \
     's/last_data_recv_ms < info->last_data_sent_ms/last_data_recv_ms <= info->last_data_sent_ms/' \
     plain test_judge 'a tie is answered'
