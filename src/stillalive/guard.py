@@ -346,8 +346,9 @@ class Guard:
         have ended. Errors: TypeError, ValueError, RuntimeError if it is not
         started.
 
-        >>> with Guard(answered=75, dry_run=True) as guard:
-        ...     guard.drain(timeout=0)
+        >>> with socket.create_server(("127.0.0.1", 0)) as listener:
+        ...     with Guard(listeners=[listener], answered=75) as guard:
+        ...         guard.drain(timeout=1)
         0
         """
         deadline = time.monotonic() + as_seconds("timeout", timeout, zero=True)
