@@ -36,7 +36,7 @@ def test_a_listener_that_comes_later_is_found_and_what_it_accepts(impl):
             began = now_ms()
             (event,) = driver.tell()
             assert event.local[1] == place.port
-            assert event.at_ms - began < 2000
+            assert event.at_ms - began < 10_000  # passes are rare where they cost much
             assert client.recv(1) == b""
         driver.until(lambda: driver.stats("tracked") == before)
 
