@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from watcher cimport *
 
+from stillalive._backend import CAUSES as _CAUSES
 from stillalive._backend import Occurrence as _Occurrence
 
 cdef enum:
@@ -78,17 +79,11 @@ cdef object _occurrence(const ka_occurrence *e):
         e.bytes_out, e.unread, e.unsent)
 
 
-cdef tuple _CAUSES = (
-    None, "never_spoke", "unanswered", "answered", "min_rate", "stalled",
-    "evicted", "drained", "idle", "silent", "reset", "timed_out", "gone",
-    "lost")
-
-
 cdef dict _watcher_stats(const ka_watcher_stats *s):
     cdef int i
     found = {"tracked": s.tracked, "watched": s.watched, "held": s.held,
              "looks": s.looks, "told": s.told, "ended": s.ended}
-    for i in range(1, 14):
+    for i in range(1, <int>len(_CAUSES)):
         found["told_" + <str>_CAUSES[i]] = s.by_cause[i]
     found["spared_unread"] = s.spared_unread
     found["spared_rate"] = s.spared_rate

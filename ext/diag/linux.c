@@ -33,10 +33,6 @@
 #define SO_PROTOCOL 38
 #endif
 
-/* Of TCP_INFO: where segs_in is; older kernels return less. */
-#define KA_SEGS_IN 140
-#define KA_LOOK_BYTES 144
-
 /* Name, state and the owner's numbers come before FDSize, all short. */
 #define KA_STATUS_BYTES 1024
 
@@ -90,25 +86,22 @@ static int local_port(ka_sock sock, uint16_t *port) {
     return 0;
 }
 
-static int has_been_connected(const unsigned char *info) {
-    uint32_t segments;
-
-    switch (info[0]) {
+static int has_been_connected(const struct ka_info *info) {
+    switch (info->state) {
         case KA_TCP_LISTEN:
         case KA_TCP_SYN_SENT:
         case KA_TCP_SYN_RECV:
             return 0;
         case KA_TCP_CLOSE:
-            memcpy(&segments, info + KA_SEGS_IN, sizeof segments);
-            return segments > 0;
+            return info->segs_in > 0;
         default:
             return 1;
     }
 }
 
 int ka_diag_look(ka_sock sock, struct ka_found *found) {
-    unsigned char info[KA_LOOK_BYTES] = {0};
-    int protocol = 0;
+    struct ka_info info;
+    int protocol = 0, rc;
     socklen_t size = sizeof protocol;
 
     memset(found, 0, sizeof *found);
@@ -116,10 +109,10 @@ int ka_diag_look(ka_sock sock, struct ka_found *found) {
         return -errno;
     if (protocol != IPPROTO_TCP && protocol != KA_IPPROTO_MPTCP)
         return -EOPNOTSUPP;
-    size = sizeof info;
-    if (getsockopt(sock, IPPROTO_TCP, TCP_INFO, info, &size) < 0)
-        return errno == EBADF || errno == ENOTSOCK ? -errno : -EOPNOTSUPP;
-    found->listening = info[0] == KA_TCP_LISTEN;
-    found->connected = has_been_connected(info);
+    rc = ka_info(sock, &info);
+    if (rc < 0)
+        return rc == -EBADF || rc == -ENOTSOCK ? rc : -EOPNOTSUPP;
+    found->listening = info.state == KA_TCP_LISTEN;
+    found->connected = has_been_connected(&info);
     return local_port(sock, &found->port);
 }

@@ -181,6 +181,11 @@ NO_CLASS, NEVER_SPOKE, UNANSWERED, ANSWERED, SENDING = range(5)
     FOR_LOST,
 ) = range(14)
 """Why something is done about a connection, or told."""
+CAUSES = (
+    *("", "never_spoke", "unanswered", "answered", "min_rate", "stalled", "evicted", "drained"),
+    *("idle", "silent", "reset", "timed_out", "gone", "lost"),
+)
+"""Their names, by number."""
 
 DEED_NONE, DEED_SHUTDOWN, DEED_ABORT = range(3)
 """What is done."""

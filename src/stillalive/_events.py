@@ -40,22 +40,6 @@ __all__ = [
 
 logger = logging.getLogger("stillalive.guard")
 
-_WHY = (
-    "",
-    "never_spoke",
-    "unanswered",
-    "answered",
-    "min_rate",
-    "stalled",
-    "evicted",
-    "drained",
-    "idle",
-    "silent",
-    "reset",
-    "timed_out",
-    "gone",
-    "lost",
-)
 _CLASSES = (None, "never_spoke", "unanswered", "answered", "sending")
 _DEEDS = ("nothing", "shutdown", "abort")
 
@@ -175,7 +159,7 @@ def _known(number: int) -> int | None:
 def event_of(seen: b.Occurrence) -> LivenessEvent:
     """Translate what a watcher tells."""
     return LivenessEvent(
-        why=_WHY[seen.cause],
+        why=b.CAUSES[seen.cause],
         connection_class=_CLASSES[seen.klass],
         done=_DEEDS[seen.deed],
         dry_run=seen.dry_run,

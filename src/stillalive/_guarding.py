@@ -29,14 +29,10 @@ _MPTCP = 262
 _clock = time.monotonic
 _CONNECTING = frozenset((b.CLOSE, b.SYN_SENT, b.SYN_RECV))
 
-_WHY = (
-    *("never_spoke", "unanswered", "answered", "min_rate", "stalled", "evicted", "drained"),
-    *("idle", "silent", "reset", "timed_out", "gone", "lost"),
-)
 NO_STATS: Mapping[str, int] = dict.fromkeys(
     (
         *("tracked", "watched", "held", "looks", "told", "ended"),
-        *(f"told_{why}" for why in _WHY),
+        *(f"told_{why}" for why in b.CAUSES[1:]),
         *("spared_unread", "spared_rate", "spared_exempt", "spared_held"),
         *("passes", "pass_cpu_us", "cpu_us", "stalls", "no_memory", "dropped"),
         "callback_errors",

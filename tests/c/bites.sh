@@ -231,7 +231,7 @@ bite unguarded-count $ring '/^uint64_t ka_ring_dropped/,/^}/{/ka_monitor/d}; s/^
     tsan test_ring ThreadSanitizer
 bite first-thread-s-table $diag 's/thread-self/self/' \
     plain test_diag the_first_thread_may_have_ended
-bite ended-never-was $diag 's/return segments > 0;/return 0;/' \
+bite ended-never-was $diag 's/return info->segs_in > 0;/return 0;/' \
     plain test_diag what_has_ended_was_connected
 
 judge=core/judge.c

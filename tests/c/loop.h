@@ -98,4 +98,16 @@ static inline int loop_error(int sock) {
     return error;
 }
 
+/* The local one. */
+static inline int loop_port(int sock) {
+    struct sockaddr_storage own;
+    socklen_t size = sizeof own;
+
+    loop_need(getsockname(sock, (struct sockaddr *)&own, &size) == 0,
+              "getsockname");
+    return ntohs(own.ss_family == AF_INET
+                     ? ((struct sockaddr_in *)&own)->sin_port
+                     : ((struct sockaddr_in6 *)&own)->sin6_port);
+}
+
 #endif

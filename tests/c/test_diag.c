@@ -18,17 +18,6 @@ static int look(int sock) {
     return ka_diag_look(sock, &found);
 }
 
-static int port_of(int sock) {
-    struct sockaddr_storage own;
-    socklen_t size = sizeof own;
-
-    loop_need(getsockname(sock, (struct sockaddr *)&own, &size) == 0,
-              "getsockname");
-    return ntohs(own.ss_family == AF_INET
-                     ? ((struct sockaddr_in *)&own)->sin_port
-                     : ((struct sockaddr_in6 *)&own)->sin6_port);
-}
-
 /* ---- bound -------------------------------------------------------------- */
 
 static void high_up(int fd) {
@@ -123,7 +112,7 @@ static void a_listener_and_what_it_accepts(void) {
     CHECK_EQ(look(pair.near), 0);
     CHECK_EQ(found.listening, 0);
     CHECK_EQ(found.connected, 1);
-    CHECK_EQ(found.port, port_of(pair.near));
+    CHECK_EQ(found.port, loop_port(pair.near));
     close(listener);
     CHECK_EQ(look(listener), -EBADF);
     CHECK_EQ(look(-1), -EBADF);
@@ -175,7 +164,7 @@ static void what_never_was_is_not_connected(void) {
               "bind");
     CHECK_EQ(look(sock), 0);
     CHECK_EQ(found.connected, 0);
-    CHECK_EQ(found.port, port_of(sock));
+    CHECK_EQ(found.port, loop_port(sock));
     close(sock);
 }
 
@@ -251,17 +240,17 @@ static void ways_of_tcp(int family, int protocol) {
         getsockname(listener, (struct sockaddr *)&name, &size) == 0) {
         CHECK_EQ(look(listener), 0);
         CHECK_EQ(found.listening, 1);
-        CHECK_EQ(found.port, port_of(listener));
+        CHECK_EQ(found.port, loop_port(listener));
         near = socket(family, SOCK_STREAM, protocol);
         loop_need(connect(near, (struct sockaddr *)&name, size) == 0,
                   "connect");
         far = accept(listener, NULL, NULL);
         CHECK_EQ(look(near), 0);
         CHECK_EQ(found.connected, 1);
-        CHECK_EQ(found.port, port_of(near));
+        CHECK_EQ(found.port, loop_port(near));
         CHECK_EQ(look(far), 0);
         CHECK_EQ(found.connected, 1);
-        CHECK_EQ(found.port, port_of(listener));
+        CHECK_EQ(found.port, loop_port(listener));
         close(near);
         close(far);
     }

@@ -7,28 +7,8 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
-#include "reserve.h"
+#include "reserve_fixture.h"
 #include "monitor.h"
-
-static int lowest; /* free descriptor before the case */
-static struct ka_reserve reserve;
-
-static int lowest_free(void) {
-    int fd = fcntl(2, F_DUPFD, 0);
-
-    close(fd);
-    return fd;
-}
-
-static void before(void) {
-    lowest = lowest_free();
-    loop_need(ka_reserve_open(&reserve) == 0, "ka_reserve_open");
-}
-
-static void after(void) {
-    ka_reserve_close(&reserve);
-    CHECK_EQ(lowest_free(), lowest);
-}
 
 /* ---- what is done ------------------------------------------------------- */
 
@@ -190,17 +170,6 @@ static void mptcp_s_end_is_no_byte_either(void) {
     loop_close(&pair);
 }
 
-static int port_of(int sock) {
-    struct sockaddr_storage own;
-    socklen_t size = sizeof own;
-
-    loop_need(getsockname(sock, (struct sockaddr *)&own, &size) == 0,
-              "getsockname");
-    return ntohs(own.ss_family == AF_INET
-                     ? ((struct sockaddr_in *)&own)->sin_port
-                     : ((struct sockaddr_in6 *)&own)->sin6_port);
-}
-
 static void endpoints_of_version_4(void) {
     struct pair pair = loop_pair();
     struct ka_endpoint local, peer;
@@ -208,9 +177,9 @@ static void endpoints_of_version_4(void) {
     CHECK_EQ(ka_endpoints(pair.near, &local, &peer), 0);
     CHECK_EQ(local.family, 4);
     CHECK(memcmp(local.address, "\x7f\0\0\1\0\0\0\0\0\0\0\0\0\0\0", 16) == 0);
-    CHECK_EQ(local.port, port_of(pair.near));
+    CHECK_EQ(local.port, loop_port(pair.near));
     CHECK_EQ(peer.family, 4);
-    CHECK_EQ(peer.port, port_of(pair.far));
+    CHECK_EQ(peer.port, loop_port(pair.far));
     CHECK(local.port != peer.port);
     loop_reset(&pair.far);
     loop_await(pair.near, POLLIN);
@@ -230,9 +199,9 @@ static void endpoints_of_version_6(void) {
     CHECK_EQ(ka_endpoints(pair.near, &local, &peer), 0);
     CHECK_EQ(local.family, 6);
     CHECK(memcmp(local.address, &in6addr_loopback, 16) == 0);
-    CHECK_EQ(local.port, port_of(pair.near));
+    CHECK_EQ(local.port, loop_port(pair.near));
     CHECK_EQ(peer.family, 6);
-    CHECK_EQ(peer.port, port_of(pair.far));
+    CHECK_EQ(peer.port, loop_port(pair.far));
     loop_close(&pair);
 }
 

@@ -46,15 +46,6 @@ static struct pair accepted_pair(void) {
     return pair;
 }
 
-static int port_of(int sock) {
-    struct sockaddr_in own;
-    socklen_t size = sizeof own;
-
-    loop_need(getsockname(sock, (struct sockaddr *)&own, &size) == 0,
-              "getsockname");
-    return ntohs(own.sin_port);
-}
-
 static void accepted_sockets_are_ready_for_use(void) {
     struct pair pair = accepted_pair();
     char byte;
@@ -67,7 +58,7 @@ static void accepted_sockets_are_ready_for_use(void) {
     CHECK_EQ(who.family, 4);
     CHECK_EQ(who.address[0], 127);
     CHECK_EQ(who.address[3], 1);
-    CHECK_EQ(who.port, port_of(pair.far));
+    CHECK_EQ(who.port, loop_port(pair.far));
     loop_close(&pair);
 }
 

@@ -7,37 +7,9 @@
 #include <stdint.h>
 
 #include "backend.h"
+#include "failing.h"
 
 #define MANY 300
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-static int until_failure = -1; /* allocations that succeed; -1: all */
-static int allocations;
-
-static int refuse(void) {
-    allocations++;
-    if (until_failure < 0)
-        return 0;
-    return until_failure == 0 || until_failure-- == 0;
-}
-
-void *__wrap_malloc(size_t size) {
-    return refuse() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size) {
-    return refuse() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *old, size_t size) {
-    return refuse() ? NULL : __real_realloc(old, size);
-}
 
 static const struct ka_backend *backend;
 static int number[MANY]; /* always readable */

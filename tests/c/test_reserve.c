@@ -9,27 +9,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "reserve.h"
-
-static int lowest; /* free descriptor before the case */
-static struct ka_reserve reserve;
-
-static int lowest_free(void) {
-    int fd = fcntl(2, F_DUPFD, 0);
-
-    close(fd);
-    return fd;
-}
-
-static void before(void) {
-    lowest = lowest_free();
-    loop_need(ka_reserve_open(&reserve) == 0, "ka_reserve_open");
-}
-
-static void after(void) {
-    ka_reserve_close(&reserve);
-    CHECK_EQ(lowest_free(), lowest);
-}
+#include "reserve_fixture.h"
 
 static uint64_t inode_of(int fd) {
     struct stat seen;

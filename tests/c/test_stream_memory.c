@@ -1,47 +1,15 @@
 /* test_stream_memory.c - a server that is refused memory, at each place where
  * it asks for some. */
+#include "failing.h"
 #include "stream_fixture.h"
 
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-static int left = -1; /* this many more succeed; -1: all */
-static int refused;
-
-static int is_refused(void) {
-    if (left < 0)
-        return 0;
-    if (left > 0) {
-        left--;
-        return 0;
-    }
-    refused++;
-    return 1;
-}
-
-void *__wrap_malloc(size_t size) {
-    return is_refused() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size) {
-    return is_refused() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *old, size_t size) {
-    return is_refused() ? NULL : __real_realloc(old, size);
-}
-
 static void refuse_after(int allowed) {
-    refused = 0;
-    left = allowed;
+    failures = 0;
+    until_failure = allowed;
 }
 
 static void refuse_no_more(void) {
-    left = -1;
+    until_failure = -1;
 }
 
 static void birth_without_memory_leaves_the_listener(void) {
@@ -54,7 +22,7 @@ static void birth_without_memory_leaves_the_listener(void) {
         refuse_after(allowed++);
         rc = ka_stream_init(&stream, listener, &limits, backend);
         refuse_no_more();
-        CHECK_EQ(rc, refused ? -ENOMEM : 0);
+        CHECK_EQ(rc, failures ? -ENOMEM : 0);
         if (rc < 0) {
             CHECK(fcntl(listener, F_GETFD) >= 0);
             close(listener);
@@ -103,7 +71,7 @@ static void a_write_is_refused_whole(void) {
     rc = ka_conn_write(&stream, conn, more, 100000);
     refuse_no_more();
     CHECK_EQ(rc, -ENOMEM);
-    CHECK_EQ(refused, 1);
+    CHECK_EQ(failures, 1);
     CHECK_EQ(stream.stats.buffered, conn->buffered);
     CHECK_EQ(ka_conn_write(&stream, conn, more, 100000), 0);
     ka_conn_close(&stream, conn);
@@ -153,7 +121,7 @@ static void without_memory_nobody_is_sent_away(void) {
     refuse_after(0);
     do {
         kind = ka_stream_next(&stream, &event);
-    } while (kind == KA_STREAM_WAIT && !refused);
+    } while (kind == KA_STREAM_WAIT && !failures);
     refuse_no_more();
     CHECK_EQ(kind, KA_STREAM_WAIT);
     CHECK_EQ(stream.stats.open, 1);

@@ -6,41 +6,9 @@
 #include <stdint.h>
 
 #include "table.h"
+#include "failing.h"
 
 #define MANY (40 * KA_PAGE) /* the directory grows twice */
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-static int until_failure = -1; /* allocations that succeed; -1: all */
-static int failures;
-
-static int refuse(void) {
-    if (until_failure < 0)
-        return 0;
-    if (until_failure > 0) {
-        until_failure--;
-        return 0;
-    }
-    failures++;
-    return 1;
-}
-
-void *__wrap_malloc(size_t size) {
-    return refuse() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size) {
-    return refuse() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *old, size_t size) {
-    return refuse() ? NULL : __real_realloc(old, size);
-}
 
 static struct ka_table table;
 static ka_id id[MANY], out[MANY];

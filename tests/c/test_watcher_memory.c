@@ -2,34 +2,8 @@
  * allocation fails in its turn, nothing that was there is lost, and what
  * could not be had is had later.
  */
+#include "failing.h"
 #include "watcher_fixture.h"
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-
-static int until_failure = -1; /* allocations that succeed; -1: all */
-
-static int refuse(void) {
-    if (until_failure < 0)
-        return 0;
-    return until_failure == 0 || until_failure-- == 0;
-}
-
-void *__wrap_malloc(size_t size) {
-    return refuse() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size) {
-    return refuse() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *old, size_t size) {
-    return refuse() ? NULL : __real_realloc(old, size);
-}
 
 static int lowest_free(void) {
     int fd = dup(listener);

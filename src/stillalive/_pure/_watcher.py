@@ -37,21 +37,6 @@ _WAY_IN_SECONDS = 0.0005
 _SCAN_MS = 1000
 _FAILED_MS = 5000
 
-_CAUSES = {
-    b.FOR_NEVER_SPOKE: "never_spoke",
-    b.FOR_UNANSWERED: "unanswered",
-    b.FOR_ANSWERED: "answered",
-    b.FOR_MIN_RATE: "min_rate",
-    b.FOR_STALLED: "stalled",
-    b.FOR_EVICTED: "evicted",
-    b.FOR_DRAINED: "drained",
-    b.FOR_IDLE: "idle",
-    b.FOR_SILENT: "silent",
-    b.FOR_RESET: "reset",
-    b.FOR_TIMED_OUT: "timed_out",
-    b.FOR_GONE: "gone",
-    b.FOR_LOST: "lost",
-}
 _SPARED = ("spared_unread", "spared_rate", "spared_exempt", "spared_held")
 
 _log = logging.getLogger("stillalive.guard")
@@ -272,7 +257,7 @@ class Watcher:
                 "looks": counts["looks"],
                 "told": keeper.told.total(),
                 "ended": counts["ended"],
-                **{f"told_{name}": keeper.told[cause] for cause, name in _CAUSES.items()},
+                **{f"told_{name}": keeper.told[n] for n, name in enumerate(b.CAUSES) if name},
                 **{name: counts[name] for name in _SPARED},
                 "passes": cpu["passes"],
                 "pass_cpu_us": cpu["pass_ns"] // 1000,
