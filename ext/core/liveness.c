@@ -38,7 +38,10 @@ static int64_t heard_ms(const struct ka_info *info) {
 }
 
 static int64_t unanswered(const struct ka_info *info) {
-    return info->probes > info->retransmits ? info->probes : info->retransmits;
+    int64_t most =
+        info->probes > info->retransmits ? info->probes : info->retransmits;
+
+    return most > 0 ? most : 0;
 }
 
 static void decide(struct ka_verdict *verdict, int state, int reason) {
@@ -49,8 +52,8 @@ static void decide(struct ka_verdict *verdict, int state, int reason) {
 static int may_have_timed_out(ka_sock sock, const struct ka_info *info) {
     int32_t count = 0, user_timeout = 0;
 
-    if (info->retransmits > 0)
-        return 1;
+    if (info->retransmits > 0 || (info->probes < 0 && info->retransmits < 0))
+        return 1; /* or it is not told */
     if (info->probes <= 0)
         return 0;
     if (ka_get(sock, KA_USER_TIMEOUT, &user_timeout) == 0 && user_timeout > 0)
@@ -76,6 +79,11 @@ static void decide_ended(struct ka_verdict *verdict, int reset, int error) {
     verdict->err = error;
 }
 
+static int is_reset(int code) {
+    return code == ECONNRESET || code == ECONNREFUSED || code == EPIPE ||
+           code == ECONNABORTED;
+}
+
 /* The connection is over. `first` is an earlier look at it, or NULL. */
 static void judge_ended(ka_sock sock, const struct ka_info *info,
                         const struct ka_pending *pending,
@@ -85,8 +93,10 @@ static void judge_ended(ka_sock sock, const struct ka_info *info,
         first != NULL && first->state != KA_TCP_CLOSE && first->segs_in >= 0;
     int timers = may_have_timed_out(sock, info);
 
-    if (seen_open && info->segs_in == first->segs_in &&
-        (pending->error || timers)) /* nothing came: our own timers */
+    if (pending->code != 0)
+        decide_ended(verdict, is_reset(pending->code), pending->code);
+    else if (seen_open && info->segs_in == first->segs_in &&
+             (pending->error || timers)) /* nothing came: our own timers */
         decide_ended(verdict, 0, ETIMEDOUT);
     else if (!pending->error)
         decide(verdict, KA_PEER_CLOSED, KA_WHY_CLOSED);
@@ -112,9 +122,26 @@ static void judge_open(const struct ka_witness *witness, int64_t waited_ms,
                verdict->unanswered > 0 ? KA_WHY_UNANSWERED : KA_WHY_QUIET);
 }
 
+/* Where the state is not told poll() has to do. */
+static void judge_by_poll(const struct ka_pending *pending,
+                          struct ka_verdict *verdict) {
+    if (pending->code != 0)
+        decide_ended(verdict, is_reset(pending->code), pending->code);
+    else if (pending->error)
+        decide(verdict, KA_DEAD, KA_WHY_RST_OR_TIMEOUT);
+    else if (pending->rdhup)
+        decide(verdict, KA_PEER_CLOSED, KA_WHY_FIN);
+    else if (pending->hangup)
+        decide(verdict, KA_PEER_CLOSED, KA_WHY_CLOSED);
+    else
+        decide(verdict, KA_OPEN, KA_WHY_QUIET);
+}
+
 /* The end shows in poll(), but not yet in what TCP_INFO said before. */
 static int outdated(const struct ka_info *info,
                     const struct ka_pending *pending) {
+    if (info->state < 0)
+        return 0;
     if (pending->hangup || pending->error)
         return info->state != KA_TCP_CLOSE && info->state != KA_TCP_LISTEN;
     return pending->rdhup && info->state == KA_TCP_ESTABLISHED;
@@ -141,6 +168,9 @@ static int judge(ka_sock sock, struct ka_info *info,
         return 0;
     }
     switch (info->state) {
+        case -1:
+            judge_by_poll(&pending, verdict);
+            return 0;
         case KA_TCP_LISTEN:
             return -EOPNOTSUPP;
         case KA_TCP_CLOSE:
@@ -184,11 +214,26 @@ static int kernel_asks(const struct ka_info *info) {
            info->state == KA_TCP_FIN_WAIT1;
 }
 
+/* An answer to a probe would show in nothing that this kernel tells. */
+static int is_blind(const struct ka_info *info) {
+    return info->segs_in < 0 && heard_ms(info) < 0;
+}
+
 static void keep_asking(const struct ka_info *info,
                         struct ka_verdict *verdict) {
-    if (verdict->state == KA_OPEN)
-        decide(verdict, KA_ASKING,
-               kernel_asks(info) ? KA_WHY_KERNEL_ASKS : KA_WHY_MUST_ASK);
+    int blind = is_blind(info);
+
+    if (verdict->state != KA_OPEN ||
+        (blind && verdict->reason == KA_WHY_CONNECTING))
+        return;
+    if (blind)
+        decide(verdict, KA_UNKNOWN, KA_WHY_CANNOT_TELL);
+    else if (kernel_asks(info))
+        decide(verdict, KA_ASKING, KA_WHY_KERNEL_ASKS);
+    else if (ka_os_asks)
+        decide(verdict, KA_ASKING, KA_WHY_MUST_ASK);
+    else
+        decide(verdict, KA_UNKNOWN, KA_WHY_CANNOT_ASK);
 }
 
 static int32_t all_asked(const struct ka_witness *witness,

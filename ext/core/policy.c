@@ -34,46 +34,8 @@ int ka_read(ka_sock sock, struct ka_policy *out, struct ka_fault *fault) {
     return 0;
 }
 
-static void put_back(ka_sock sock, const struct ka_policy *policy,
-                     const struct ka_policy *before, int done) {
-    while (done-- > 0) {
-        int option = ka_set_order[done];
-
-        if (policy->value[option] != KA_LEAVE)
-            (void)ka_os_put_back(sock, option, before->value[option]);
-    }
-}
-
-int ka_apply(ka_sock sock, const struct ka_policy *policy,
-             struct ka_policy *out, struct ka_fault *fault) {
-    struct ka_policy before;
-    int i, rc = ka_read(sock, &before, fault);
-
-    if (rc < 0)
-        return rc;
-    for (i = 0; i < KA_OPTIONS; i++)
-        if (policy->value[i] != KA_LEAVE && before.value[i] == KA_LEAVE) {
-            return at_fault(-ENOPROTOOPT, i, 0, fault);
-        }
-    for (i = 0; i < KA_OPTIONS; i++) {
-        int option = ka_set_order[i];
-
-        if (policy->value[option] == KA_LEAVE)
-            continue;
-        rc = ka_set(sock, option, policy->value[option]);
-        if (rc < 0) {
-            put_back(sock, policy, &before, i);
-            return at_fault(rc, option, 1, fault);
-        }
-    }
-    rc = ka_read(sock, out, fault);
-    if (rc < 0)
-        put_back(sock, policy, &before, KA_OPTIONS);
-    return rc;
-}
-
-int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,
-                   struct ka_fault *fault) {
+int ka_set_in_order(ka_sock sock, const struct ka_policy *policy,
+                    unsigned *changed, struct ka_fault *fault) {
     int i, rc;
 
     for (i = 0; i < KA_OPTIONS; i++) {
@@ -82,9 +44,57 @@ int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,
         if (policy->value[option] == KA_LEAVE)
             continue;
         rc = ka_set(sock, option, policy->value[option]);
-        if (rc < 0) {
+        if (rc < 0)
             return at_fault(rc, option, 1, fault);
-        }
+        *changed |= 1u << option;
     }
     return 0;
+}
+
+static void put_back(ka_sock sock, const struct ka_policy *before,
+                     unsigned changed) {
+    int i;
+
+    for (i = KA_OPTIONS - 1; i >= 0; i--)
+        if (changed >> ka_set_order[i] & 1)
+            (void)ka_os_put_back(sock, ka_set_order[i],
+                                 before->value[ka_set_order[i]]);
+}
+
+/* What was set where nothing can be read. */
+static void fold_in(const struct ka_policy *policy, struct ka_policy *out) {
+    int option;
+
+    for (option = 0; option < KA_OPTIONS; option++)
+        if (out->value[option] == KA_UNREADABLE &&
+            policy->value[option] != KA_LEAVE)
+            out->value[option] = policy->value[option];
+}
+
+int ka_apply(ka_sock sock, const struct ka_policy *policy,
+             struct ka_policy *out, struct ka_fault *fault) {
+    struct ka_policy before;
+    unsigned changed = 0;
+    int i, rc = ka_read(sock, &before, fault);
+
+    if (rc < 0)
+        return rc;
+    for (i = 0; i < KA_OPTIONS; i++)
+        if (policy->value[i] != KA_LEAVE && before.value[i] == KA_LEAVE)
+            return at_fault(-ENOPROTOOPT, i, 0, fault);
+    rc = ka_os_set(sock, policy, &changed, fault);
+    if (rc == 0)
+        rc = ka_read(sock, out, fault);
+    if (rc < 0)
+        put_back(sock, &before, changed);
+    else
+        fold_in(policy, out);
+    return rc;
+}
+
+int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,
+                   struct ka_fault *fault) {
+    unsigned changed = 0;
+
+    return ka_os_set(sock, policy, &changed, fault);
 }

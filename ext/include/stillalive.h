@@ -43,6 +43,8 @@ enum ka_option {
 #define KA_OPTIONS 6
 #define KA_LEAVE \
     (-1) /* in a policy: leave as it is; read back: no such option */
+#define KA_UNREADABLE \
+    (-2) /* read back: it can be set, but this system does not tell it */
 
 struct ka_policy {
     int32_t value[KA_OPTIONS]; /* by enum ka_option */
@@ -81,13 +83,15 @@ int ka_option_range(int option, struct ka_range *range);
 int ka_get(ka_sock sock, int option, int32_t *value);
 int ka_set(ka_sock sock, int option, int32_t value);
 
-/* All options; KA_LEAVE where this socket has none. -ENOPROTOOPT or
- * -EOPNOTSUPP when it is no TCP socket. *fault tells the option. */
+/* All options; KA_LEAVE where this socket has none, KA_UNREADABLE where the
+ * system does not tell. -ENOPROTOOPT or -EOPNOTSUPP when it is no TCP socket.
+ * *fault tells the option. */
 int ka_read(ka_sock sock, struct ka_policy *out, struct ka_fault *fault);
 
 /* Set what is not KA_LEAVE, in the order in which the OS must hear it, and
  * read back. A failure puts back what was changed and returns the
- * error, its option in *fault; `out` is then unspecified. */
+ * error, its option in *fault; `out` is then unspecified. What cannot be read
+ * goes back to the system's default, and `out` holds what was set. */
 int ka_apply(ka_sock sock, const struct ka_policy *policy,
              struct ka_policy *out, struct ka_fault *fault);
 
@@ -99,7 +103,9 @@ int ka_apply_fresh(ka_sock sock, const struct ka_policy *policy,
 int ka_kind(ka_sock sock, struct ka_kind *kind);
 
 /* A number that names the socket itself, whatever descriptor points at it,
- * and is never used again (Linux: SO_COOKIE). */
+ * and is never used again (Linux: SO_COOKIE). Elsewhere the best there is, a
+ * mix of the addresses of its two ends: another socket has the same number
+ * only when it has the same ends. */
 int ka_identify(ka_sock sock, uint64_t *identity);
 
 /* ---- is it alive ------------------------------------------------------ */
@@ -119,7 +125,9 @@ enum ka_tcp_state {
     KA_TCP_CLOSING = 11
 };
 
-/* The kernel's view of a connection; -1 where the kernel does not tell. */
+/* The kernel's view of a connection; -1 where the kernel does not tell.
+ * Where it has one clock for segments of any kind, that is last_ack_recv_ms.
+ */
 struct ka_info {
     int64_t state; /* enum ka_tcp_state */
     int64_t retransmits;
@@ -155,6 +163,7 @@ struct ka_pending {
     int32_t hangup; /* POLLHUP */
     int32_t rdhup;  /* POLLRDHUP: nothing more comes in, whoever shut it */
     int32_t fin;    /* the peer's end, where TCP_INFO does not show it */
+    int32_t code; /* errno of the error, where it can be seen and left, or 0 */
     int64_t unread;
 };
 int ka_pending(ka_sock sock, struct ka_pending *pending);
@@ -184,7 +193,9 @@ enum ka_reason {
     KA_WHY_NO_ANSWER = 10,     /* asked in vain */
     KA_WHY_NO_QUESTION = 11,   /* the kernel had no chance to ask */
     KA_WHY_MUST_ASK = 12,      /* KA_ASKING: somebody must send a question */
-    KA_WHY_KERNEL_ASKS = 13    /* KA_ASKING: retransmissions are questions */
+    KA_WHY_KERNEL_ASKS = 13,   /* KA_ASKING: retransmissions are questions */
+    KA_WHY_CANNOT_ASK = 14,    /* KA_UNKNOWN: no question can be put here */
+    KA_WHY_CANNOT_TELL = 15    /* KA_UNKNOWN: no answer would show here */
 };
 
 struct ka_verdict {

@@ -69,6 +69,8 @@ static const struct {
 const int ka_set_order[KA_OPTIONS] = {KA_ENABLED,      KA_INTERVAL, KA_COUNT,
                                       KA_USER_TIMEOUT, KA_RTO_MAX,  KA_IDLE};
 
+const int ka_os_asks = 1;
+
 static int known(int option) {
     return option >= 0 && option < KA_OPTIONS;
 }
@@ -228,6 +230,7 @@ int ka_pending(ka_sock sock, struct ka_pending *pending) {
     pending->fin = protocol == KA_IPPROTO_MPTCP;
     pending->error = (seen.revents & POLLERR) != 0;
     pending->hangup = (seen.revents & POLLHUP) != 0;
+    pending->code = 0;
     /* MPTCP counts its DATA_FIN as a byte. */
     pending->unread = pending->fin && unread > 0 ? unread - 1 : unread;
     return 0;
@@ -242,6 +245,11 @@ static int set_or_name(ka_sock sock, int option, int32_t value,
         fault->setting = 1;
     }
     return rc;
+}
+
+int ka_os_set(ka_sock sock, const struct ka_policy *policy, unsigned *changed,
+              struct ka_fault *fault) {
+    return ka_set_in_order(sock, policy, changed, fault);
 }
 
 int ka_os_put_back(ka_sock sock, int option, int32_t value) {

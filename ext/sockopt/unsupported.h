@@ -10,6 +10,8 @@
 const int ka_set_order[KA_OPTIONS] = {KA_ENABLED, KA_IDLE,         KA_INTERVAL,
                                       KA_COUNT,   KA_USER_TIMEOUT, KA_RTO_MAX};
 
+const int ka_os_asks = 0;
+
 unsigned ka_supported(void) {
     return 0;
 }
@@ -63,9 +65,14 @@ int ka_info(ka_sock sock, struct ka_info *info) {
 int ka_pending(ka_sock sock, struct ka_pending *pending) {
     (void)sock;
     pending->error = pending->hangup = 0;
-    pending->rdhup = pending->fin = 0;
+    pending->rdhup = pending->fin = pending->code = 0;
     pending->unread = 0;
     return -ENOPROTOOPT;
+}
+
+int ka_os_set(ka_sock sock, const struct ka_policy *policy, unsigned *changed,
+              struct ka_fault *fault) {
+    return ka_set_in_order(sock, policy, changed, fault);
 }
 
 int ka_os_put_back(ka_sock sock, int option, int32_t value) {

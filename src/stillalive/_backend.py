@@ -13,6 +13,8 @@ Verdict = tuple[int, int, int, int, int, int, int]
 """(state, reason, errno, asked, heard_ms, unread, unanswered)."""
 
 LEAVE = -1
+UNREADABLE = -2
+"""Read back: the option can be set, but this system does not tell it."""
 ENABLED, IDLE, INTERVAL, COUNT, USER_TIMEOUT, RTO_MAX = range(6)
 
 ALIVE, OPEN, PEER_CLOSED, RESET, DEAD, SILENT, UNKNOWN, ASKING = range(8)
@@ -32,7 +34,9 @@ ALIVE, OPEN, PEER_CLOSED, RESET, DEAD, SILENT, UNKNOWN, ASKING = range(8)
     WHY_NO_QUESTION,
     WHY_MUST_ASK,
     WHY_KERNEL_ASKS,
-) = range(14)
+    WHY_CANNOT_ASK,
+    WHY_CANNOT_TELL,
+) = range(16)
 
 ASK_SPACING_MS = 750
 UNANSWERED_MAX = 120

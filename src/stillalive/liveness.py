@@ -153,6 +153,8 @@ _REASONS = {
     b.WHY_CLOSED: "the connection is over: both sides have closed, or its error has been read "
     "already",
     b.WHY_NO_ANSWER: "no answer to {asked} questions in {elapsed} s, last segment {heard}",
+    b.WHY_CANNOT_ASK: "nothing wrong seen, last segment {heard}; this system cannot ask the peer",
+    b.WHY_CANNOT_TELL: "nothing wrong seen; this system does not tell whether the peer answers",
     b.WHY_NO_QUESTION: "data is in flight and the kernel had no occasion to ask in {elapsed} s, "
     "last segment {heard}",
 }
