@@ -32,7 +32,7 @@ class Option:
     default: int | None
     """What a socket starts with, unless an administrator has changed it; None is not known."""
     step: int = 1
-    """What the kernel counts in, in the backends' unit: 1000 where a time in ms is set in seconds."""
+    """What the kernel counts in, in the backends' unit: 1000 where it takes ms as seconds."""
     readable: bool = True
 
 
