@@ -350,6 +350,8 @@ int ka_question_ask(struct ka_question *question, int64_t now_ms,
 
     if (question->asked > 0 && now_ms - question->asked_ms < KA_ASK_SPACING_MS)
         return 0;
+    if (question->borrowed && now_ms < question->asked_ms) /* not left yet */
+        return 0;
     rc = still_ours(question, fault);
     if (rc == 0)
         rc = ka_info(question->sock, &info);
@@ -372,8 +374,10 @@ int ka_question_ask(struct ka_question *question, int64_t now_ms,
     }
     if (question->guard < guard)
         question->guard = guard;
+    question->asked_ms = now_ms + rc;
+    if (rc > 0) /* what has not left is no question yet */
+        return 0;
     question->asked++;
-    question->asked_ms = now_ms;
     return 1;
 }
 

@@ -93,6 +93,8 @@ _Static_assert(sizeof(struct tcp_info) == KA_INFO_BYTES ||
 
 /* Seconds. In ticks: less than 2^31 of them, at up to 1073 in a second. */
 #define KA_FAR 2000000
+/* From the last step until the question leaves. */
+#define KA_LEAVES_MS 1000
 /* Who answers a question every second has been heard within this. */
 #define KA_ANSWERED_MS 3000
 /* 2^32 microseconds, and the longest that one question is put. */
@@ -184,7 +186,7 @@ int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int guard,
     }
     for (i = 0; i < sizeof steps / sizeof steps[0] && rc == 0; i++)
         rc = set_or_name(sock, steps[i].option, steps[i].value, fault);
-    return rc;
+    return rc < 0 ? rc : KA_LEAVES_MS;
 }
 
 /* Nobody can have been silent for so long that the clock began anew: a kernel

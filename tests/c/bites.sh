@@ -332,6 +332,8 @@ bite on-first $netbsd 's/{KA_COUNT, *KA_INTERVAL, *KA_IDLE,/{KA_ENABLED, KA_COUN
     plain test_netbsd half_seconds_and_on_comes_last
 bite armed-anew $freebsd 's/if (guard == KA_UNGUARDED)/if (guard < KA_UNGUARDED)/' \
     plain test_freebsd asking_again_arms_nothing_anew
+bite counted-too-early $live 's/if (rc > 0) .. what has not left.*/if (0)/' \
+    plain test_freebsd what_has_not_left_is_not_counted
 bite near-at-once $freebsd 's/{{KA_IDLE, KA_FAR},/{{KA_IDLE, 1},/' \
     plain test_freebsd no_state_on_the_way_is_deadly
 bite product-overflows $freebsd 's/#define KA_FAR 2000000/#define KA_FAR 4000000/' \

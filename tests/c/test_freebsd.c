@@ -114,7 +114,7 @@ static void it_is_asked_and_the_answer_shows(void) {
     CHECK_EQ(verdict.state, KA_ASKING);
     CHECK_EQ(verdict.reason, KA_WHY_MUST_ASK);
     ka_question_begin(&question, FAKE_FD, witness.identity);
-    CHECK_EQ(ka_question_ask(&question, 0, &fault), 1);
+    CHECK_EQ(ka_question_ask(&question, 0, &fault), 0); /* it leaves later */
     heard(0);
     CHECK_EQ(ka_witness_look(&witness, 1, 1010, &verdict), 0);
     CHECK_EQ(verdict.state, KA_ALIVE);
@@ -138,7 +138,7 @@ static void a_question_is_far_first_and_now_last(void) {
     struct ka_policy saved = policy_now();
 
     heard(300);
-    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 0);
+    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 1000);
     CHECK(FAKE_SETS_ARE({IDLE, FAR}, {INTERVAL, 1}, {COUNT, FAR}, {ON, 1},
                         {IDLE, 1}));
     CHECK(held(COUNT) * (uint64_t)held(INTERVAL) * 1000 < INT32_MAX);
@@ -148,17 +148,42 @@ static void asking_again_arms_nothing_anew(void) {
     struct ka_policy saved = policy_now();
     int i;
 
-    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 0);
+    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 1000);
     fake_forget();
     for (i = 0; i < 5; i++)
         CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_UNGUARDED, &fault), 0);
     CHECK_EQ(fake_count(FAKE_SET), 0);
 }
 
+/* Whoever has waited for less than a second has not been refused an answer. */
+static void what_has_not_left_is_not_counted(void) {
+    struct ka_question question;
+    struct ka_witness witness;
+    struct ka_verdict verdict;
+
+    heard(300);
+    CHECK_EQ(ka_witness_begin(&witness, FAKE_FD, 0, &verdict), 0);
+    ka_question_begin(&question, FAKE_FD, witness.identity);
+    CHECK_EQ(ka_question_ask(&question, 5000, &fault), 0);
+    fake_forget();
+    CHECK_EQ(ka_question_ask(&question, 5999, &fault), 0);
+    CHECK_EQ(question.asked, 0);
+    CHECK_EQ(ka_witness_give_up(&witness, question.asked, 999, &verdict), 0);
+    CHECK_EQ(verdict.state, KA_OPEN);
+    CHECK_EQ(verdict.reason, KA_WHY_NO_QUESTION);
+    CHECK_EQ(ka_question_ask(&question, 6000, &fault), 1);
+    CHECK_EQ(ka_question_ask(&question, 6749, &fault), 0);
+    CHECK_EQ(ka_question_ask(&question, 7000, &fault), 1);
+    CHECK_EQ(question.asked, 2);
+    CHECK_EQ(ka_witness_give_up(&witness, question.asked, 2000, &verdict), 0);
+    CHECK_EQ(verdict.state, KA_SILENT);
+    CHECK_EQ(fake_count(FAKE_SET), 0);
+}
+
 static void giving_back_is_far_first_and_idle_last(void) {
     struct ka_policy saved = policy_now();
 
-    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 0);
+    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 1000);
     fake_forget();
     CHECK_EQ(ka_os_unask(FAKE_FD, &saved, &fault), 0);
     CHECK(FAKE_SETS_ARE({IDLE, FAR}, {ON, 0}, {COUNT, 8}, {INTERVAL, 75},
@@ -185,7 +210,8 @@ static void an_ended_one_has_nothing_to_be_given_back(void) {
     uint64_t identity = identity_now();
 
     ka_question_begin(&question, FAKE_FD, identity);
-    CHECK_EQ(ka_question_ask(&question, 0, &fault), 1);
+    CHECK_EQ(ka_question_ask(&question, 0, &fault), 0);
+    CHECK(question.borrowed);
     fake_end(&fake.socket[0], ECONNRESET);
     CHECK_EQ(ka_os_unask(FAKE_FD, &question.saved, &fault), 0);
     CHECK_EQ(ka_question_end(&question, &fault), 0);
@@ -200,7 +226,7 @@ static void ends_within(struct fake_socket *socket, int number,
 static void it_may_end_while_it_is_given_back(void) {
     struct ka_policy saved = policy_now();
 
-    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 0);
+    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 1000);
     fake.on_set = ends_within;
     CHECK_EQ(ka_os_unask(FAKE_FD, &saved, &fault), 0);
     CHECK(fake.socket[0].gone);
@@ -212,7 +238,7 @@ static void one_lost_option_is_told_and_the_rest_goes_back(void) {
 
     for (nth = 0; nth < 5; nth++) {
         fake_reset();
-        CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 0);
+        CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 1000);
         fake_forget();
         fake.fail_set = UINT64_C(1) << nth;
         fake.fail_err = EPERM;
@@ -295,7 +321,7 @@ static void borrow(size_t i, uint64_t silent, uint64_t waited, int answered) {
     timer.deadline = FAR;
     heard(silent);
     fake.on_set = armed;
-    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 0);
+    CHECK_EQ(ka_os_ask(FAKE_FD, &saved, KA_GUARD_COUNT, &fault), 1000);
     CHECK_EQ(timer.deadline, 1);
     timer.silent = answered ? 0 : silent + waited;
     heard(timer.silent);
@@ -345,6 +371,7 @@ int main(void) {
     RUN(it_is_asked_and_the_answer_shows);
     RUN(a_question_is_far_first_and_now_last);
     RUN(asking_again_arms_nothing_anew);
+    RUN(what_has_not_left_is_not_counted);
     RUN(giving_back_is_far_first_and_idle_last);
     RUN(a_handshake_is_left_alone);
     RUN(an_ended_one_has_nothing_to_be_given_back);
