@@ -18,10 +18,9 @@ SOCKOPT = {
     "linux": "linux",
     "darwin": "darwin",
     "win32": "windows",
-    "freebsd": "bsd",
-    "netbsd": "bsd",
-    "openbsd": "bsd",
-    "dragonfly": "bsd",
+    "freebsd": "freebsd",
+    "netbsd": "netbsd",
+    "openbsd": "openbsd",
 }
 POLL = {"linux": ["epoll"]}
 INCLUDED = ["ext/include/stillalive.h", "ext/include/stillalive.pxd"]

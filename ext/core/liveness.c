@@ -147,6 +147,15 @@ static int outdated(const struct ka_info *info,
     return pending->rdhup && info->state == KA_TCP_ESTABLISHED;
 }
 
+/* Where a closed connection has no counters left, hanging up tells it from
+ * one that never was; Linux hangs up on both. */
+static int never_was(const struct ka_info *info,
+                     const struct ka_pending *pending) {
+    if (pending->error || info->segs_in > 0 || info->segs_out > 0)
+        return 0;
+    return !pending->hangup || info->rtt_us >= 0;
+}
+
 static int judge(ka_sock sock, struct ka_info *info,
                  const struct ka_witness *witness, int64_t waited_ms,
                  struct ka_verdict *verdict) {
@@ -176,7 +185,7 @@ static int judge(ka_sock sock, struct ka_info *info,
         case KA_TCP_CLOSE:
             if (info->rtt_us <= 0 && info->segs_in == 1) /* refused */
                 verdict->heard_ms = -1;
-            if (!pending.error && info->segs_in <= 0 && info->segs_out <= 0)
+            if (never_was(info, &pending))
                 return -ENOTCONN;
             if (pending.hangup || pending.error)
                 judge_ended(sock, info, &pending, first, waited_ms, verdict);
@@ -270,9 +279,9 @@ static int look(struct ka_witness *witness, struct ka_info *info,
     uint64_t identity;
     int rc = ka_identify(witness->sock, &identity);
 
-    if (rc < 0)
+    if (rc < 0 && rc != -ENOTCONN) /* this: its end has taken the identity */
         return rc;
-    if (identity != witness->identity)
+    if (rc == 0 && identity != witness->identity)
         return -EBADF;
     rc = ka_info(witness->sock, info);
     if (rc == 0)
@@ -341,6 +350,8 @@ int ka_question_ask(struct ka_question *question, int64_t now_ms,
 
     if (question->asked > 0 && now_ms - question->asked_ms < KA_ASK_SPACING_MS)
         return 0;
+    if (question->borrowed && now_ms < question->asked_ms) /* not left yet */
+        return 0;
     rc = still_ours(question, fault);
     if (rc == 0)
         rc = ka_info(question->sock, &info);
@@ -363,8 +374,10 @@ int ka_question_ask(struct ka_question *question, int64_t now_ms,
     }
     if (question->guard < guard)
         question->guard = guard;
+    question->asked_ms = now_ms + rc;
+    if (rc > 0) /* what has not left is no question yet */
+        return 0;
     question->asked++;
-    question->asked_ms = now_ms;
     return 1;
 }
 
@@ -374,11 +387,11 @@ int ka_question_end(struct ka_question *question, struct ka_fault *fault) {
     if (!question->borrowed)
         return 0;
     rc = still_ours(question, fault);
-    if (rc < 0 && rc != -EBADF)
+    if (rc < 0 && rc != -EBADF && rc != -ENOTCONN)
         return rc;
     question->borrowed = 0;
     question->guard = KA_UNGUARDED;
-    if (rc < 0) /* closed meanwhile: nothing of the owner's is left to mend */
+    if (rc < 0) /* closed or ended meanwhile: nothing is left to mend */
         return 0;
     return ka_os_unask(question->sock, &question->saved, fault);
 }

@@ -10,10 +10,24 @@
 
 #include <errno.h>
 
+#define KA_PROTOCOL_TCP 6 /* IPPROTO_TCP, on every system */
+
 static int at_fault(int rc, int option, int setting, struct ka_fault *fault) {
     fault->option = option;
     fault->setting = setting;
     return rc;
+}
+
+/* Only TCP sockets have an idle time, but not all of them the rest (MPTCP has
+ * no user timeout). Where the system has none at all, it must be asked. */
+static int may_lack(ka_sock sock, int option) {
+    struct ka_range range;
+    struct ka_kind kind;
+
+    if (option != KA_IDLE)
+        return 1;
+    return ka_option_range(KA_IDLE, &range) < 0 && ka_kind(sock, &kind) == 0 &&
+           kind.protocol == KA_PROTOCOL_TCP;
 }
 
 int ka_read(ka_sock sock, struct ka_policy *out, struct ka_fault *fault) {
@@ -23,9 +37,8 @@ int ka_read(ka_sock sock, struct ka_policy *out, struct ka_fault *fault) {
         rc = ka_get(sock, option, &out->value[option]);
         if (rc == 0)
             continue;
-        /* Only TCP sockets have an idle time, but not all of them the rest
-         * (MPTCP has no user timeout). */
-        if (option != KA_IDLE && (rc == -ENOPROTOOPT || rc == -EOPNOTSUPP)) {
+        if ((rc == -ENOPROTOOPT || rc == -EOPNOTSUPP) &&
+            may_lack(sock, option)) {
             out->value[option] = KA_LEAVE;
             continue;
         }

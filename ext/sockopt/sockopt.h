@@ -33,7 +33,8 @@ extern const int ka_os_asks;
 
 /* Make the kernel send one question to the peer's kernel as soon as it can.
  * `guard` other than KA_UNGUARDED: first set what keeps the probe from
- * killing. The caller has saved all options. */
+ * killing. The caller has saved all options. Returns the ms until the question
+ * leaves, 0 when it has left. */
 int ka_os_ask(ka_sock sock, const struct ka_policy *saved, int guard,
               struct ka_fault *fault);
 

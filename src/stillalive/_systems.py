@@ -135,7 +135,6 @@ def _netbsd() -> System:
         ),
         inherited=frozenset(("enabled",)),
         drops_long_idle=True,
-        answers_show=True,
     )
 
 

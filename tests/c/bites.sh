@@ -329,6 +329,65 @@ bite stop-is-reading $deed 's/ward->abort_ms = watcher->epoch_ms;/(void)0;/' \
 bite unlocked $watcher '/^void ka_watcher_stats(/,/^}/{s/enter(watcher);//;s/leave(watcher);//}' \
     tsan test_watcher_threads ThreadSanitizer
 
+bsd=sockopt/bsd.h
+darwin=sockopt/darwin.c
+freebsd=sockopt/freebsd.c
+netbsd=sockopt/netbsd.c
+openbsd=sockopt/openbsd.c
+
+bite idle-before-on $darwin 's/{KA_COUNT, *KA_ENABLED,/{KA_COUNT, KA_IDLE,/; s/KA_RTO_MAX, KA_IDLE}/KA_RTO_MAX, KA_ENABLED}/' \
+    plain test_darwin the_count_then_on_then_the_idle_time
+bite whole-seconds-down $bsd 's/value + row->down - 1)/value)/' \
+    plain test_darwin milliseconds_are_rounded_up
+bite seconds-as-milliseconds $bsd 's# / row->up \* row->down;# / row->up;#' \
+    plain test_darwin milliseconds_are_rounded_up
+bite wrapped-by-the-kernel $bsd 's/value > ka_rows\[option\].range.high)$/value > INT32_MAX - 1)/; s/ka_rows\[option\].range.low ||/INT32_MIN ||/' \
+    plain test_darwin out_of_range_never_reaches_the_kernel
+bite eight-is-on $bsd 's/option == KA_ENABLED ? held != 0/option == KA_ENABLED ? held/' \
+    plain test_darwin on_is_1_though_the_kernel_says_8
+bite timer-of-0 $darwin 's/if (info->rto_us == 0)/if (0)/' \
+    plain test_darwin connection_info
+bite whole-seconds $netbsd 's/, 1, 2, 1},/, 1, 1, 1},/' \
+    plain test_netbsd half_seconds_and_on_comes_last
+bite default-doubled $netbsd 's/set_native(sock, option, default_of(option))/set_within(sock, option, default_of(option))/' \
+    plain test_netbsd what_cannot_be_read_goes_to_the_system_s
+bite on-first $netbsd 's/{KA_COUNT, *KA_INTERVAL, *KA_IDLE,/{KA_ENABLED, KA_COUNT, KA_INTERVAL,/; s/KA_RTO_MAX, *KA_ENABLED}/KA_RTO_MAX, KA_IDLE}/' \
+    plain test_netbsd half_seconds_and_on_comes_last
+bite armed-anew $freebsd 's/if (guard == KA_UNGUARDED)/if (guard < KA_UNGUARDED)/' \
+    plain test_freebsd asking_again_arms_nothing_anew
+bite counted-too-early $live 's/if (rc > 0) .. what has not left.*/if (0)/' \
+    plain test_freebsd what_has_not_left_is_not_counted
+bite near-at-once $freebsd 's/{{KA_IDLE, KA_FAR},/{{KA_IDLE, 1},/' \
+    plain test_freebsd no_state_on_the_way_is_deadly
+bite product-overflows $freebsd 's/#define KA_FAR 2000000/#define KA_FAR 4000000/' \
+    plain test_freebsd a_question_is_far_first_and_now_last
+bite dies-afterwards $freebsd 's/value = safe_count(saved, &info);/(void)safe_count;/' \
+    plain test_freebsd no_state_on_the_way_is_deadly
+bite clock-never-wraps $freebsd 's/< KA_CLOCK_S;/> 0;/' \
+    plain test_freebsd the_silent_keep_their_count_while_it_is_safe
+bite ends-a-handshake $freebsd 's/if (rc == 0 \&\& !has_keepalive(&info))/if (0)/' \
+    plain test_freebsd a_handshake_is_left_alone
+bite microseconds-as-ms $openbsd 's#us < 0 ? -1 : us / 1000#us#' \
+    plain test_openbsd its_clocks_are_in_microseconds
+bite acknowledged-is-heard $openbsd 's/ms_at(raw, size, 52)/ms_at(raw, size, 56)/' \
+    plain test_openbsd what_was_heard_is_told_and_nothing_asked
+bite backlog-is-unread $bsd 's/        pending->unread = 0;$/        (void)listening;/' \
+    plain test_openbsd pictures_of_a_kqueue
+bite half-closed-is-over $bsd 's/pending->rdhup \&\& sent_eof/pending->rdhup || sent_eof/' \
+    plain test_openbsd pictures_of_a_kqueue
+bite linux-states $bsd 's/? states\[native\] : -1/? (int)native : -1/' \
+    plain test_openbsd states_are_mapped
+bite one-end-only $bsd 's/mix_end(mix_end(\(.*\), &local), &peer)/mix_end(\1, \&local)/' \
+    plain test_openbsd identity_is_both_ends
+bite datagrams-are-tcp $bsd 's/kind.protocol != KA_LEVEL_TCP/kind.protocol < 0/' \
+    plain test_darwin what_is_not_tcp_is_refused
+bite datagrams-lack-idle core/policy.c 's/kind.protocol == KA_PROTOCOL_TCP/kind.protocol >= 0/' \
+    plain test_openbsd what_is_not_tcp_is_refused
+bite queue-left-open $bsd 's/    close(queue);//' \
+    plain test_openbsd pictures_of_a_kqueue
+bite end-is-a-stranger $live 's/rc < 0 \&\& rc != -ENOTCONN) ./rc < 0) \//' \
+    plain test_openbsd ends_are_told_by_the_error_that_stays
+
 if [ "$missed" -gt 0 ]; then
     echo "bites: $missed MISSED, $caught passed"
     exit 1

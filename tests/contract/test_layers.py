@@ -41,7 +41,7 @@ SIBLINGS_APART = frozenset(("_pure", "_core", "tuning", "liveness"))
 # C: what a file outside this table may include, besides its own header, is
 # the header of its folder. `core` files are listed one by one.
 FOLDER_HEADERS = {
-    "ext/sockopt": {"sockopt.h", "unsupported.h", "stillalive.h"},
+    "ext/sockopt": {"bsd.h", "sockopt.h", "unsupported.h", "stillalive.h"},
     "ext/poll": {"backend.h", "os.h"},
     "ext/diag": {"diag.h", "stillalive.h"},
     "ext/include": set[str](),
