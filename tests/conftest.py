@@ -25,7 +25,10 @@ def _implementations() -> list[str]:
     return ["c", "pure"]
 
 
-@pytest.fixture(params=_implementations())
+IMPLEMENTATIONS = _implementations()
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Run the test once on each implementation."""
     chosen = _impl.choose(request.param)

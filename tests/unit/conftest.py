@@ -8,22 +8,36 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from stillalive import _impl
 from stillalive._backend import Backend
 from stillalive.selector import Selector
 
-from ..conftest import Pair
+from ..conftest import IMPLEMENTATIONS, Pair
+
+MECHANISMS = list(
+    dict.fromkeys(name for one in IMPLEMENTATIONS for name in _impl.choose(one).mechanisms())
+)
+"""What this system has, the best first; epoll or kqueue, and poll."""
 
 
-@pytest.fixture(params=["epoll", "poll"])
+@pytest.fixture(params=MECHANISMS)
 def mechanism(
     request: pytest.FixtureRequest, impl: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """Force one mechanism, as a user would."""
     name: str = request.param
     if name not in impl.mechanisms():
-        pytest.skip(f"this system has no {name}")
+        pytest.skip(f"this implementation has no {name} here")
     monkeypatch.setenv("STILLALIVE_BACKEND", name)
     return name
+
+
+@pytest.fixture
+def epoll(impl: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force epoll, for what only epoll does."""
+    if "epoll" not in impl.mechanisms():
+        pytest.skip("this system has no epoll")
+    monkeypatch.setenv("STILLALIVE_BACKEND", "epoll")
 
 
 @pytest.fixture

@@ -191,8 +191,7 @@ def test_a_handler_changes_everything_during_a_sweep(impl, early):
 
 
 @pytest.mark.parametrize("what", ["shed", "rebuild"])
-def test_a_handler_unregisters_while_all_are_looked_at(impl, monkeypatch, pair, what):
-    monkeypatch.setenv("STILLALIVE_BACKEND", "epoll")
+def test_a_handler_unregisters_while_all_are_looked_at(epoll, pair, what):
     with many(6) as fds:
         for number in itertools.count(1):
             with Selector() as selector:
