@@ -7,8 +7,9 @@ first. What a system takes but does not tell goes back to the system's default,
 and what was set stands for what cannot be read.
 
 None of these systems has Linux's cookie: a socket is known by the addresses of
-its two ends. A connection that has ended has only one end left, so whoever
-looks at it again must know both names.
+its two ends. A connection that has ended has lost one of them, and its options
+and counters with it: nobody can tell any more which it was, so `identify`
+says ENOTCONN, which is neither the name it had nor another.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ NAMES = (
 
 UNTOLD = Info(*[-1] * len(Info._fields))
 ABSENT = (errno.ENOPROTOOPT, errno.EOPNOTSUPP)
-ENDED = (errno.ECONNRESET, errno.ECONNABORTED)
-"""The connection is over, and its counters are gone with it."""
 
 
 class Pending(NamedTuple):
@@ -96,11 +95,10 @@ def mixed(*what: object) -> int:
 class Kernel(ABC):
     """The calls of one system."""
 
-    ORDER: tuple[int, ...]
-    """The order in which a policy takes effect at once."""
-
-    def __init__(self, row: System) -> None:
+    def __init__(self, row: System, order: tuple[int, ...]) -> None:
         self.row = row
+        self.order = order
+        """In which a policy takes effect at once."""
         self.ASKS = row.asks
         self._supported: int | None = None
 
@@ -146,14 +144,15 @@ class Kernel(ABC):
         return family, type_, known.get(type_, 0) if inet else 0, listening
 
     def identify(self, fd: int) -> int:
-        return self.identities(fd)[0]
-
-    def identities(self, fd: int) -> tuple[int, int]:
-        """Return what names the socket now, and what will once its connection has ended."""
         with self.borrowed(fd) as sock:
             local, peer = _name(sock.getsockname), _name(sock.getpeername)
-        family = _family_of(local)
-        return mixed(family, local, peer), mixed(family, local, None)
+        if peer is None and self._has_ended(fd):
+            raise OSError(errno.ENOTCONN, "getpeername: the connection has ended")
+        return mixed(_family_of(local), local, peer)
+
+    def _has_ended(self, fd: int) -> bool:
+        """Tell a connection whose end has taken the peer's address from one that has had none."""
+        return self.pending(fd).hangup
 
     def _fault(self, error: OSError, call: str, sock: socket.socket) -> OSError:
         kind = None
@@ -165,15 +164,18 @@ class Kernel(ABC):
 
     def supported(self) -> int:
         if self._supported is None:
-            try:
-                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            except OSError:  # a host without IPv4
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-            with sock:
+            with self._own() as sock:
                 self._supported = sum(
                     1 << option for option in range(len(NAMES)) if self._has(sock, option)
                 )
         return self._supported
+
+    def _own(self) -> socket.socket:
+        """Return a socket that nobody else has."""
+        try:
+            return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:  # a host without IPv4
+            return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
 
     def _has(self, sock: socket.socket, option: int) -> bool:
         """Find out whether a socket of our own has an option."""
@@ -196,7 +198,7 @@ class Kernel(ABC):
         held = sock.getsockopt(getattr(socket, entry.level), entry.number)
         if option == ENABLED:  # BSD shows the flag's own bit
             return int(held != 0)
-        return min(held * entry.step, 2**31 - 1)
+        return min((held & 0xFFFFFFFF) * entry.step, 2**31 - 1)
 
     def _set(self, sock: socket.socket, option: int, value: int) -> None:
         """Set one option, in the backends' unit."""
@@ -216,12 +218,6 @@ class Kernel(ABC):
         entry = self.row.options[option]
         assert entry is not None
         return -(-value // entry.step)
-
-    def _settable(self, option: int, value: int) -> int:
-        """Return the nearest that can be set: a default from sysctl may lie beyond."""
-        entry = self.row.options[option]
-        assert entry is not None
-        return max(entry.low, min(value, entry.high))
 
     def read_options(self, fd: int) -> Values:
         with self.borrowed(fd) as sock:
@@ -266,12 +262,17 @@ class Kernel(ABC):
             self._give_back(sock, option, value)
 
     def _give_back(self, sock: socket.socket, option: int, value: int) -> None:
+        """Set what was read: also 0, which is some systems' word for their own default."""
         entry = self.row.options[option]
-        if entry is not None and value == UNREADABLE:
-            value = entry.default or entry.low
-        elif entry is not None:
-            value = self._settable(option, value)
-        self._set_named(sock, option, value)
+        call = f"setsockopt({self.option_name(option)})"
+        if entry is None:
+            raise not_supported(call, self._kind(sock))
+        if value < 0:
+            raise fault(errno.EINVAL, call, None)
+        try:  # a default from sysctl may lie beyond what can be set
+            self._put(sock, option, self._to_kernel(option, min(value, entry.high)))
+        except OSError as error:
+            raise self._fault(error, call, sock) from None
 
     def apply_options(self, fd: int, values: Values) -> Values:
         with self.borrowed(fd) as sock:
@@ -297,7 +298,7 @@ class Kernel(ABC):
             self._set_all(sock, values, [])
 
     def _set_all(self, sock: socket.socket, values: Values, changed: list[int]) -> None:
-        for option in self.ORDER:
+        for option in self.order:
             if values[option] != LEAVE:
                 self._set_named(sock, option, values[option])
                 changed.append(option)
@@ -313,23 +314,6 @@ class Kernel(ABC):
         """Put back what `ask` changed."""
         del saved
         raise not_supported("a question to the peer's kernel", self.kind(fd))
-
-    # ---- where the state is not told ---------------------------------------
-
-    def _untold(self, sock: socket.socket, error: OSError, call: str) -> Info:
-        """Return nothing but -1 if this is a connection whose kernel says no more."""
-        kind = self._kind(sock)
-        if not is_tcp(kind):
-            raise not_supported(call, kind)
-        if kind[3]:
-            raise fault(errno.EOPNOTSUPP, call, kind)
-        if error.errno in ENDED:
-            return UNTOLD
-        if error.errno not in (*ABSENT, errno.EINVAL, errno.ENOTCONN):
-            raise fault(error.errno or 0, call, kind)
-        if _name(sock.getpeername) is None:
-            raise fault(errno.ENOTCONN, call, kind)
-        return UNTOLD
 
 
 class BoundPolicy:

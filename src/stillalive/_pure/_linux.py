@@ -136,11 +136,6 @@ def identify(fd: int) -> int:
     return cookie
 
 
-def identities(fd: int) -> tuple[int, int]:
-    """Return what names the socket, and 0: no end takes that name away."""
-    return identify(fd), 0
-
-
 def _read(sock: socket.socket) -> Values:
     held = []
     for option, (level, number, name, *_) in enumerate(_OPTIONS):

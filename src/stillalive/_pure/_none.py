@@ -38,11 +38,6 @@ def identify(fd: int) -> int:
     _refuse("the identity of a socket")
 
 
-def identities(fd: int) -> tuple[int, int]:
-    del fd
-    _refuse("the identity of a socket")
-
-
 def read_options(fd: int) -> Values:
     del fd
     _refuse("getsockopt(TCP_KEEPIDLE)")

@@ -1,18 +1,17 @@
 """Keepalive options and connection counters on macOS and the BSDs, with the standard library.
 
-What surprises there is told in ext/sockopt/darwin.c and its neighbours. In short:
+What surprises there is told in ext/sockopt/darwin.c and its neighbours, and
+the steps here are the same. In short:
 
-Order. The count comes first, because a Mac or a BSD drops a connection that
-has been silent for idle + interval * count before it asks once; then
-SO_KEEPALIVE, without which a Mac takes the idle time for the system's own; the
-idle time comes last, because setting it starts the timer.
+Order. Each system arms its timer by another option, and drops a connection
+that has been silent for idle + interval * count before it asks once.
 
 Units. NetBSD counts half-seconds and reads nothing back. TCP_RXT_CONNDROPTIME
 and TCP_MAXUNACKTIME count seconds.
 
-The end. A kernel has forgotten all counters of a connection that has ended
-(ECONNRESET). A kqueue of a moment still shows the end and the error's number,
-and leaves it for the owner.
+The end. A kernel has forgotten all counters of a connection that has ended. A
+kqueue of a moment still shows the end and the error's number, and leaves it
+for the owner.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import _backend as b
 from .._backend import COUNT, ENABLED, IDLE, INTERVAL, RTO_MAX, USER_TIMEOUT, Info, Values
-from .._errors import fault
-from .._systems import system
-from ._kernel import BoundPolicy, Field, Kernel, Pending, decoded
+from .._errors import fault, not_supported
+from .._systems import System, system
+from ._kernel import UNTOLD, BoundPolicy, Field, Kernel, Pending, decoded, is_tcp
 
 assert not TYPE_CHECKING or (sys.platform != "linux" and sys.platform != "win32")
 
@@ -58,12 +57,12 @@ class _Layout(NamedTuple):
     fields: dict[str, Field]
 
 
-_TIMES = {"rto_us": Field(8, "I"), "rtt_us": Field(68, "I"), "rttvar_us": Field(72, "I")}
-_FREEBSD = {
+_TIMES = {
+    "rto_us": Field(8, "I"),
+    "rtt_us": Field(68, "I"),
+    "rttvar_us": Field(72, "I"),
     # The name says data, but the kernel counts from the last segment of any kind.
     "last_ack_recv_ms": Field(52, "I", over=1000),
-    "snd_wnd": Field(100, "I"),
-    "total_retrans": Field(120, "I"),
 }
 _LAYOUTS = {
     "darwin": _Layout(
@@ -84,24 +83,31 @@ _LAYOUTS = {
             "total_retrans": Field(104, "Q"),
         },
     ),
-    "freebsd": _Layout("TCP_INFO", 32, 256, _TIMES | _FREEBSD),
-    "netbsd": _Layout("TCP_INFO", 9, 236, _TIMES | _FREEBSD),
-    "openbsd": _Layout(
+    "freebsd": _Layout(
         "TCP_INFO",
-        9,
-        212,
-        # From the window on it shows zeros to all but root.
-        _TIMES
-        | {
-            "last_data_sent_ms": Field(44, "I"),
-            "last_data_recv_ms": Field(52, "I"),
-            "last_ack_recv_ms": Field(56, "I"),
-        },
+        32,
+        256,
+        _TIMES | {"snd_wnd": Field(100, "I"), "total_retrans": Field(120, "I")},
+    ),
+    # Its clock is the difference of two clocks with different units, and says nothing.
+    "netbsd": _Layout("TCP_INFO", 9, 236, {"total_retrans": Field(120, "I")}),
+    # From the window on it shows zeros to all but root.
+    "openbsd": _Layout(
+        "TCP_INFO", 9, 212, _TIMES | {"last_data_sent_ms": Field(44, "I", over=1000)}
     ),
 }
 
-_MOST_SECONDS = 2_000_000
-"""Of interval * count: more overflows FreeBSD's ticks."""
+_ORDERS = {
+    "darwin": (COUNT, ENABLED, INTERVAL, USER_TIMEOUT, RTO_MAX, IDLE),
+    "freebsd": (COUNT, INTERVAL, ENABLED, USER_TIMEOUT, RTO_MAX, IDLE),
+    "netbsd": (COUNT, INTERVAL, IDLE, USER_TIMEOUT, RTO_MAX, ENABLED),
+}
+
+_FAR = 2_000_000
+"""Seconds, which still are less than 2^31 of FreeBSD's ticks."""
+_ASKING = ((IDLE, _FAR), (INTERVAL, 1), (COUNT, _FAR), (ENABLED, 1), (IDLE, 1))
+_UNTIMED = (b.CLOSE, b.LISTEN, b.SYN_SENT, b.SYN_RECV)
+"""Here the timer is the handshake's, or nobody's."""
 
 _SYSCTLS = {
     IDLE: "net.inet.tcp.keepidle",
@@ -112,9 +118,20 @@ _HALVES = {IDLE: 14400, INTERVAL: 150, COUNT: 8}
 """NetBSD's defaults, in its own half-seconds."""
 
 
-def _patient(interval: int) -> int:
-    """Return the highest count that goes with an interval."""
-    return max(1, (_MOST_SECONDS - 1) // max(1, interval))
+def _safe_count(saved: Values, silent_ms: int) -> int:
+    """Return the count with which the connection lives until the kernel asks again.
+
+    The timer that is given back goes off after another idle time, and the
+    kernel then drops what has been silent for long before it asks.
+    """
+    count, interval = saved[COUNT], saved[INTERVAL]
+    if interval <= 0 or count <= 0:  # the system's, below a second
+        return count
+    if 0 <= silent_ms < count * interval * 1000:
+        return count
+    # The clock may have begun anew: a kernel that asked before can have missed no more.
+    silent = max(0, silent_ms) // 1000 + saved[IDLE] + count * interval
+    return max(count, min(_FAR // interval, count + silent // interval + 1))
 
 
 def sysctl(name: str) -> int | None:
@@ -133,7 +150,8 @@ def sysctl(name: str) -> int | None:
 class Unix(Kernel):
     """macOS, FreeBSD, NetBSD or OpenBSD."""
 
-    ORDER = (COUNT, ENABLED, INTERVAL, USER_TIMEOUT, RTO_MAX, IDLE)
+    def __init__(self, row: System) -> None:
+        super().__init__(row, _ORDERS.get(row.key, _ORDERS["darwin"]))
 
     @contextmanager
     def borrowed(self, fd: int) -> Iterator[socket.socket]:
@@ -172,77 +190,79 @@ class Unix(Kernel):
         if not self.ASKS:
             super().ask(fd, saved, guard)
         if guard == b.UNGUARDED:
-            return  # the kernel asks every second by itself, and a set idle time starts anew
+            return  # the kernel asks every second by itself
+        if self.tcp_info(fd).state in _UNTIMED:
+            raise OSError(errno.ENOTCONN, "setsockopt(TCP_KEEPIDLE): it is not connected")
         with self.borrowed(fd) as sock:
-            # The count first, as far as it goes with the owner's interval: the
-            # timer may fire between any two of these.
-            self._set_named(sock, COUNT, _patient(saved[INTERVAL]))
-            self._set_named(sock, ENABLED, 1)
-            self._set_named(sock, INTERVAL, 1)
-            self._set_named(sock, COUNT, _patient(1))
-            self._set_named(sock, IDLE, 1)
+            for option, value in _ASKING:
+                self._give_back(sock, option, value)
 
     def unask(self, fd: int, saved: Values) -> None:
         if not self.ASKS:
             super().unask(fd, saved)
-        # Off first where it was off: then the rest arms no timer. The owner's
-        # count last, or the silence so far could end the connection; and one
-        # in between that does not overflow with the owner's interval.
-        steps = [(IDLE, saved[IDLE]), (COUNT, _patient(saved[INTERVAL]))]
-        steps += [(INTERVAL, saved[INTERVAL]), (COUNT, saved[COUNT])]
-        steps.insert(0 if saved[ENABLED] == 0 else len(steps), (ENABLED, saved[ENABLED]))
+        info = self.tcp_info(fd)
+        if info.state in _UNTIMED:  # ended: nothing is left to mend
+            return
+        count = _safe_count(saved, info.last_ack_recv_ms)
+        steps = ((IDLE, _FAR), (ENABLED, saved[ENABLED]), (COUNT, count))
         failed: OSError | None = None
         with self.borrowed(fd) as sock:
-            for option, value in steps:
+            for option, value in (*steps, (INTERVAL, saved[INTERVAL]), (IDLE, saved[IDLE])):
                 try:
                     self._give_back(sock, option, value)
                 except OSError as error:  # go on: one lost option is better than four
                     failed = error
-        if failed is not None:
+        if failed is not None and failed.errno != errno.ECONNRESET:  # that: it has ended
             raise failed
 
     # ---- what the kernel shows ---------------------------------------------
 
     def tcp_info(self, fd: int) -> Info:
-        layout = _LAYOUTS.get(self.row.key)
-        call = f"getsockopt({layout.name if layout is not None else 'TCP_INFO'})"
+        layout = _LAYOUTS.get(self.row.key, _LAYOUTS["freebsd"])
+        call = f"getsockopt({layout.name})"
         with self.borrowed(fd) as sock:
             try:
-                if layout is None:
-                    raise OSError(errno.ENOPROTOOPT, call)
                 raw = sock.getsockopt(socket.IPPROTO_TCP, layout.number, layout.size)
-                if not raw:
-                    raise OSError(errno.ENOPROTOOPT, call)
             except OSError as error:
-                return self._untold(sock, error, call)
+                kind = self._kind(sock)
+                if error.errno == errno.EINVAL and not is_tcp(kind):
+                    raise not_supported(call, kind) from None
+                if error.errno in (errno.ECONNRESET, errno.EINVAL):
+                    return UNTOLD._replace(state=b.CLOSE)  # ended, its counters gone with it
+                raise fault(error.errno or 0, call, kind) from None
+            if not raw:
+                raise not_supported(call, self._kind(sock))
         info = decoded(raw, _STATES, layout.fields)
-        # No timer is armed: then there is no timeout to tell.
+        if info.state in (b.CLOSE, b.LISTEN):
+            return UNTOLD._replace(state=info.state)
+        # No timer is armed on a Mac: then there is no timeout to tell.
         return info._replace(rto_us=-1) if info.rto_us == 0 else info
 
     def pending(self, fd: int) -> Pending:
+        reading, writing = select.KQ_FILTER_READ, select.KQ_FILTER_WRITE
+        wanted = [
+            select.kevent(fd, reading, select.KQ_EV_ADD, select.KQ_NOTE_LOWAT, 1),
+            select.kevent(fd, writing, select.KQ_EV_ADD),
+        ]
         with contextlib.closing(select.kqueue()) as queue:
-            wanted = [
-                select.kevent(fd, kind, select.KQ_EV_ADD)
-                for kind in (select.KQ_FILTER_READ, select.KQ_FILTER_WRITE)
-            ]
             shown = queue.control(wanted, 4, 0)
         code = unread = 0
-        ended = {select.KQ_FILTER_READ: False, select.KQ_FILTER_WRITE: False}
+        ended = set()
         for event in shown:
             if event.flags & select.KQ_EV_ERROR:
-                if event.data:
-                    raise fault(event.data, "kevent", None)
-                continue
-            if event.filter == select.KQ_FILTER_READ:
-                unread = max(0, event.data)
+                raise fault(event.data, "kevent", None)
+            if event.filter == reading:
+                unread = event.data
             if event.flags & select.KQ_EV_EOF:
-                ended[event.filter] = True
-                code = code or event.fflags
-        reading, writing = ended[select.KQ_FILTER_READ], ended[select.KQ_FILTER_WRITE]
+                ended.add(event.filter)
+                code = event.fflags or code
+        rdhup = reading in ended
+        if unread > 0 and not rdhup and self.kind(fd)[3]:  # a listening socket's backlog
+            unread = 0
         return Pending(
             error=code != 0,
-            hangup=reading and writing,
-            rdhup=reading,
+            hangup=rdhup and writing in ended,
+            rdhup=rdhup,
             fin=False,
             unread=unread,
             code=code,
@@ -255,7 +275,6 @@ ASKS = _here.ASKS
 apply_options = _here.apply_options
 ask = _here.ask
 identify = _here.identify
-identities = _here.identities
 kind = _here.kind
 option_name = _here.option_name
 option_range = _here.option_range

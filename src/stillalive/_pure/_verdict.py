@@ -19,6 +19,8 @@ from ._system import system
 
 _JUST_HEARD_MS = 1000
 _TCP_INFO = "getsockopt(TCP_INFO)"
+_ENDED = (errno.ENOTCONN, errno.ECONNRESET)
+"""What systems answer that forget a connection with its end; Linux does not."""
 
 
 def _heard_ms(info: Info) -> int:
@@ -106,6 +108,14 @@ def _outdated(info: Info, pending: Pending) -> bool:
     return pending.rdhup and info.state == b.ESTABLISHED
 
 
+def _never_was(info: Info, pending: Pending) -> bool:
+    """Tell a socket that was never connected from a connection that has ended."""
+    if pending.error or info.segs_in > 0 or info.segs_out > 0:
+        return False
+    # Where the end takes the counters with it hanging up tells them apart; Linux does so in both.
+    return not pending.hangup or info.rtt_us >= 0
+
+
 def verdict_of(
     fd: int,
     info: Info,
@@ -127,7 +137,7 @@ def verdict_of(
     elif info.state == b.CLOSE:
         if info.rtt_us <= 0 and info.segs_in == 1:  # refused
             heard = -1
-        if not pending.error and info.segs_in <= 0 and info.segs_out <= 0:
+        if _never_was(info, pending):
             raise fault(errno.ENOTCONN, _TCP_INFO, None)
         if pending.hangup or pending.error:
             state, reason, code = _ended(fd, info, pending, first, waited_ms)
@@ -168,10 +178,20 @@ def _keep_asking(info: Info, verdict: Verdict) -> Verdict:
     return b.UNKNOWN, b.WHY_CANNOT_ASK, *verdict[2:]
 
 
+def _is_named(fd: int, identity: int, ended: bool = False) -> bool:
+    """Tell whether it is the socket that is meant, or, with `ended`, may have been."""
+    try:
+        return system.identify(fd) == identity
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:  # its end has taken the name
+            raise
+        return ended
+
+
 class Witness:
     """Say whether the peer of one socket was heard since begin()."""
 
-    __slots__ = ("_began_ms", "_fd", "_first", "_identities", "_segs_in", "identity")
+    __slots__ = ("_began_ms", "_fd", "_first", "_segs_in", "identity")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -181,12 +201,11 @@ class Witness:
         self._began_ms = now_ms
         self._first = system.tcp_info(self._fd)
         self._segs_in = self._first.segs_in
-        self._identities = system.identities(self._fd)
-        self.identity = self._identities[0]
+        self.identity = system.identify(self._fd)
         return _keep_asking(*verdict_of(self._fd, self._first))
 
     def _look(self, asked: int, now_ms: int) -> tuple[Info, Verdict]:
-        if system.identify(self._fd) not in self._identities:
+        if not _is_named(self._fd, self.identity, ended=True):
             raise fault(errno.EBADF, _TCP_INFO, None)
         # What shows in nothing but the counter may be a reset on its way in:
         # it is an answer only if the connection still stands at the next look.
@@ -236,25 +255,16 @@ class Question:
     def ask(self, now_ms: int) -> bool:
         if self.asked > 0 and now_ms - self._asked_ms < b.ASK_SPACING_MS:
             return False
-        if not self._stands():
-            return False
         try:
             return self._put(now_ms)
-        except OSError:
-            if self._stands():
+        except OSError as error:
+            if error.errno not in _ENDED:
                 raise
-            return False  # it ended meanwhile, as the next look will tell
-
-    def _stands(self) -> bool:
-        """Tell whether the connection has not ended, where its end takes its name away."""
-        now, ended = system.identities(self._fd)
-        if now == self._identity:
-            return True
-        if now != ended:
-            raise fault(errno.EBADF, "the identity of the socket", None)
-        return False
+            return False  # as the next look will tell
 
     def _put(self, now_ms: int) -> bool:
+        if system.identify(self._fd) != self._identity:
+            raise fault(errno.EBADF, "getsockopt(SO_COOKIE)", None)
         probes = system.tcp_info(self._fd).probes
         if self.saved is None:
             self.saved = system.read_options(self._fd)
@@ -278,11 +288,11 @@ class Question:
         if self.saved is None:
             return
         try:
-            same = system.identify(self._fd) == self._identity
+            same = _is_named(self._fd, self._identity)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
             same = False
         saved, self.saved, self._guard = self.saved, None, b.UNGUARDED
-        if same:  # else closed meanwhile: nothing of the owner's is left to mend
+        if same:  # else closed or ended: nothing of the owner's is left to mend
             system.unask(self._fd, saved)

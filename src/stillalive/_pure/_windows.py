@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 from .. import _backend as b
 from .._backend import COUNT, ENABLED, IDLE, INTERVAL, LEAVE, RTO_MAX, USER_TIMEOUT, Info, Values
 from .._errors import fault, not_supported
-from .._systems import system
-from ._kernel import BoundPolicy, Field, Kernel, Pending, decoded
+from .._systems import System, system
+from ._kernel import ABSENT, UNTOLD, BoundPolicy, Field, Kernel, Pending, decoded, is_tcp
 
 assert not TYPE_CHECKING or sys.platform == "win32"
 
@@ -40,6 +40,8 @@ _NEVER = -1
 """What TCP_MAXRT and TCP_MAXRTMS hold where a connection is never given up."""
 
 _POLLRDNORM, _POLLERR, _POLLHUP, _POLLNVAL = 0x100, 1, 2, 4
+
+_NEVER_MS = 2**31 - 1
 
 _FIXED_COUNT = 10
 _DEFAULT_IDLE_MS, _DEFAULT_INTERVAL_MS = 7_200_000, 1000
@@ -133,7 +135,8 @@ _default_timeout = threading.Lock()
 class Windows(Kernel):
     """Any Windows from Vista on."""
 
-    ORDER = (ENABLED, COUNT, INTERVAL, USER_TIMEOUT, RTO_MAX, IDLE)
+    def __init__(self, row: System) -> None:
+        super().__init__(row, (ENABLED, INTERVAL, COUNT, USER_TIMEOUT, RTO_MAX, IDLE))
 
     @functools.cached_property
     def winsock(self) -> Winsock:
@@ -163,41 +166,38 @@ class Windows(Kernel):
     # ---- which Windows -----------------------------------------------------
 
     @functools.cached_property
+    def _direct(self) -> bool:
+        """Idle and interval are options of their own."""
+        return self._answers(IDLE, "TCP_KEEPIDLE") and self._answers(INTERVAL, "TCP_KEEPINTVL")
+
+    @functools.cached_property
     def _counts(self) -> bool:
-        """The count is an option."""
+        """The count is one, too."""
         return self._answers(COUNT, "TCP_KEEPCNT")
 
     @functools.cached_property
-    def _direct(self) -> bool:
-        """So are idle and interval."""
-        times = ((IDLE, "TCP_KEEPIDLE"), (INTERVAL, "TCP_KEEPINTVL"))
-        return self._counts and all(self._answers(*time) for time in times)
-
-    @functools.cached_property
-    def _gives_up_in_ms(self) -> bool:
-        """There is TCP_MAXRTMS, not only TCP_MAXRT."""
+    def _give_up(self) -> tuple[int, int, int]:
+        """The option that bounds retransmission, its unit in ms, and a fresh socket's value."""
         entry = self.row.options[USER_TIMEOUT]
         assert entry is not None
-        return self._has_number(entry.number)
+        for number, unit in ((entry.number, 1), (_TCP_MAXRT, 1000)):
+            usual = self._usual(number)
+            if usual is not None:
+                return number, unit, usual
+        return entry.number, 1, 0
 
     def _answers(self, option: int, name: str) -> bool:
         # Python takes the name away on a Windows that is too old for it.
         entry = self.row.options[option]
-        return entry is not None and hasattr(socket, name) and self._has_number(entry.number)
+        return entry is not None and hasattr(socket, name) and self._usual(entry.number) is not None
 
-    def _has_number(self, number: int) -> bool:
+    def _usual(self, number: int) -> int | None:
+        """Return what a fresh socket holds, None where there is no such option."""
         with self._own() as sock:
             try:
-                sock.getsockopt(socket.IPPROTO_TCP, number)
+                return sock.getsockopt(socket.IPPROTO_TCP, number)
             except OSError:
-                return False
-        return True
-
-    def _own(self) -> socket.socket:
-        try:
-            return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        except OSError:  # a host without IPv4
-            return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+                return None
 
     def _has(self, sock: socket.socket, option: int) -> bool:
         if self._is_pair(option):
@@ -211,7 +211,7 @@ class Windows(Kernel):
     def _is_pair(self, option: int) -> bool:
         """Tell whether an option goes by SIO_KEEPALIVE_VALS, and cannot be read."""
         if option == COUNT:
-            return not self._counts
+            return not self._direct and not self._counts
         return option in (IDLE, INTERVAL) and not self._direct
 
     # ---- options -----------------------------------------------------------
@@ -224,22 +224,19 @@ class Windows(Kernel):
     def _get(self, sock: socket.socket, option: int) -> int:
         if option != USER_TIMEOUT:
             return super()._get(sock, option)
-        number, unit = self._give_up()
+        number, unit, usual = self._give_up
         held = sock.getsockopt(socket.IPPROTO_TCP, number)
-        return 2**31 - 1 if held == _NEVER else min(held * unit, 2**31 - 1)
+        if held == usual:  # the system's own limit is what "off" is elsewhere
+            return 0
+        return _NEVER_MS if held < 0 else min(held * unit, _NEVER_MS)
 
     def _put(self, sock: socket.socket, option: int, raw: int) -> None:
-        if option == USER_TIMEOUT:
-            number, unit = self._give_up()
-            sock.setsockopt(socket.IPPROTO_TCP, number, -(-raw // unit))
-        else:
+        if option != USER_TIMEOUT:
             super()._put(sock, option, raw)
-
-    def _give_up(self) -> tuple[int, int]:
-        """Return the option that bounds retransmission, and its unit in ms."""
-        entry = self.row.options[USER_TIMEOUT]
-        assert entry is not None
-        return (entry.number, 1) if self._gives_up_in_ms else (_TCP_MAXRT, 1000)
+            return
+        number, unit, usual = self._give_up
+        wanted = {0: usual, _NEVER_MS: _NEVER}.get(raw, -(-raw // unit))
+        sock.setsockopt(socket.IPPROTO_TCP, number, wanted)
 
     def _set(self, sock: socket.socket, option: int, value: int) -> None:
         if self._is_pair(option):  # never half of it
@@ -247,8 +244,11 @@ class Windows(Kernel):
         super()._set(sock, option, value)
 
     def _set_all(self, sock: socket.socket, values: Values, changed: list[int]) -> None:
-        pair = self._pair_of(sock, values)  # refused before anything is touched
-        for option in self.ORDER:
+        pair = None
+        if not self._direct:  # refused, if at all, before anything is touched
+            self._check_ranges(sock, values)
+            pair = self._pair_of(sock, values)
+        for option in self.order:
             if values[option] != LEAVE and not self._is_pair(option):
                 self._set_named(sock, option, values[option])
                 changed.append(option)
@@ -259,47 +259,53 @@ class Windows(Kernel):
         enabled = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         try:
             self._keepalive_vals(sock, *pair)
-            changed.append(IDLE)
+            changed.append(IDLE)  # which stands for both
             if not enabled:  # the call needs it on; off again, the values stay and wait
+                changed.append(ENABLED)
                 self._put(sock, ENABLED, 0)
         except OSError as error:
             raise self._fault(error, "WSAIoctl(SIO_KEEPALIVE_VALS)", sock) from None
+
+    def _check_ranges(self, sock: socket.socket, values: Values) -> None:
+        for option, value in enumerate(values):
+            allowed = self.option_range(option)
+            if value == LEAVE or (allowed and allowed[0] <= value <= allowed[1]):
+                continue
+            error = OSError(errno.EINVAL, "")
+            raise self._fault(error, f"setsockopt({self.option_name(option)})", sock)
 
     def _pair_of(self, sock: socket.socket, values: Values) -> tuple[int, int] | None:
         """Return the milliseconds that SIO_KEEPALIVE_VALS is to have, if it is needed."""
         given = [o for o in (IDLE, INTERVAL, COUNT) if self._is_pair(o) and values[o] != LEAVE]
         if not given:
             return None
-        missing = [o for o in (IDLE, INTERVAL) if values[o] == LEAVE]
+        missing = [self.option_name(o) for o in (IDLE, INTERVAL) if values[o] == LEAVE]
         if missing:
-            raise not_supported(
-                f"setsockopt({self.option_name(given[0])}) without "
-                + " and ".join(self.option_name(option) for option in missing),
-                self._kind(sock),
-            )
-        for option in given:
-            self._check_range(sock, option, values[option])
+            call = f"setsockopt({self.option_name(given[0])}) without {' and '.join(missing)}"
+            raise not_supported(call, self._kind(sock))
         interval_ms = values[INTERVAL] * 1000
         if COUNT in given:
-            interval_ms = -(-interval_ms * values[COUNT] // _FIXED_COUNT)
+            interval_ms = interval_ms * values[COUNT] // _FIXED_COUNT
         if interval_ms > _MOST_MS:
-            raise fault(errno.EINVAL, "WSAIoctl(SIO_KEEPALIVE_VALS)", None)
+            raise fault(errno.EINVAL, f"setsockopt({self.option_name(INTERVAL)})", None)
         return values[IDLE] * 1000, interval_ms
-
-    def _check_range(self, sock: socket.socket, option: int, value: int) -> None:
-        allowed = self.option_range(option)
-        if allowed is None or not allowed[0] <= value <= allowed[1]:
-            error = OSError(errno.EINVAL, "")
-            raise self._fault(error, f"setsockopt({self.option_name(option)})", sock)
 
     def _keepalive_vals(self, sock: socket.socket, idle_ms: int, interval_ms: int) -> None:
         sock.ioctl(_SIO_KEEPALIVE_VALS, (1, idle_ms, interval_ms))
 
     def _give_back(self, sock: socket.socket, option: int, value: int) -> None:
-        if self._is_pair(option):
-            self._set_pair(sock, (_DEFAULT_IDLE_MS, _DEFAULT_INTERVAL_MS), [])
-        else:
+        if not self._is_pair(option):
             super()._give_back(sock, option, value)
+        elif value == b.UNREADABLE:
+            self._set_pair(sock, (_DEFAULT_IDLE_MS, _DEFAULT_INTERVAL_MS), [])
+        else:  # half of a pair
+            raise not_supported(f"setsockopt({self.option_name(option)})", self._kind(sock))
+
+    # ---- which socket ------------------------------------------------------
+
+    def _has_ended(self, fd: int) -> bool:
+        del fd
+        return False  # an ended connection keeps its peer's address
 
     # ---- what the kernel shows ---------------------------------------------
 
@@ -312,14 +318,38 @@ class Windows(Kernel):
         except OSError as error:
             if error.errno == errno.ENOTSOCK:
                 raise _closed(error) from None
-            with self.borrowed(fd) as sock:
-                return self._untold(sock, error, call)
+            return self._untold(fd, error, call)
         info = decoded(raw, _STATES, _FIELDS)
+        if info.state in (-1, b.CLOSE):  # ended, or never begun: WSAPoll knows
+            with self.borrowed(fd) as sock:
+                self._must_be_connected(fd, sock, call)
+            info = info._replace(state=-1)
         in_flight, segment = (
             int.from_bytes(raw[field.offset : field.offset + 4], "little")
             for field in (_IN_FLIGHT, _SEGMENT)
         )
         return info._replace(unacked=-(-in_flight // max(1, segment)))
+
+    def _untold(self, fd: int, error: OSError, call: str) -> Info:
+        """Return nothing but -1 if this is a connection of which the system says no more."""
+        with self.borrowed(fd) as sock:
+            self._must_be_connected(fd, sock, call)
+            if error.errno not in (*ABSENT, errno.EINVAL, errno.ENOTCONN):
+                raise self._fault(error, call, sock)
+        return UNTOLD
+
+    def _must_be_connected(self, fd: int, sock: socket.socket, call: str) -> None:
+        """Say so if there is no connection, and never was one."""
+        kind = self._kind(sock)
+        if not is_tcp(kind):
+            raise not_supported(call, kind)
+        if kind[3]:
+            raise fault(errno.EOPNOTSUPP, call, kind)
+        try:
+            sock.getpeername()
+        except OSError:
+            if not self.pending(fd).error:  # else a connect that failed
+                raise fault(errno.ENOTCONN, call, kind) from None
 
     def pending(self, fd: int) -> Pending:
         try:
@@ -332,10 +362,9 @@ class Windows(Kernel):
         if shown & _POLLRDNORM:
             with contextlib.suppress(OSError):  # a listening socket has no bytes
                 unread = self.winsock.unread(fd)
-        # POLLHUP is the peer's end as well as the end of everything; the state
-        # tells them apart, and where it is not told the milder one holds.
-        over = bool(shown & _POLLHUP)
-        return Pending(bool(shown & _POLLERR), hangup=over, rdhup=over, fin=False, unread=unread)
+        # A hang-up alone is the peer's end; with an error it is everything's.
+        broken, over = bool(shown & _POLLERR), bool(shown & _POLLHUP)
+        return Pending(broken, hangup=broken and over, rdhup=over, fin=False, unread=unread)
 
 
 def _closed(error: OSError) -> OSError:
@@ -351,7 +380,6 @@ ASKS = _here.ASKS
 apply_options = _here.apply_options
 ask = _here.ask
 identify = _here.identify
-identities = _here.identities
 kind = _here.kind
 option_name = _here.option_name
 option_range = _here.option_range
