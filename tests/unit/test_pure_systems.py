@@ -179,7 +179,9 @@ def test_a_value_out_of_range_is_refused_here(option, value):
     assert kernel.sock.log == []
 
 
-@pytest.mark.parametrize(("ms", "raw"), [(0, 0), (1, 1), (1000, 1), (1001, 2), (2147483000, 2147483)])
+@pytest.mark.parametrize(
+    ("ms", "raw"), [(0, 0), (1, 1), (1000, 1), (1001, 2), (2147483000, 2147483)]
+)
 def test_milliseconds_are_rounded_up_to_seconds(ms, raw):
     kernel = ModelUnix("freebsd")
     kernel.set_option(FD, b.USER_TIMEOUT, ms)

@@ -106,6 +106,8 @@ _ORDERS = {
 _FAR = 2_000_000
 """Seconds, which still are less than 2^31 of FreeBSD's ticks."""
 _ASKING = ((IDLE, _FAR), (INTERVAL, 1), (COUNT, _FAR), (ENABLED, 1), (IDLE, 1))
+_ANSWERED_MS, _CLOCK_ROUND = 5000, 4295
+"""A connection that is being asked has an answer this young; the clock's 32 bits in seconds."""
 _UNTIMED = (b.CLOSE, b.LISTEN, b.SYN_SENT, b.SYN_RECV)
 """Here the timer is the handshake's, or nobody's."""
 
@@ -127,10 +129,12 @@ def _safe_count(saved: Values, silent_ms: int) -> int:
     count, interval = saved[COUNT], saved[INTERVAL]
     if interval <= 0 or count <= 0:  # the system's, below a second
         return count
-    if 0 <= silent_ms < count * interval * 1000:
+    # A live peer has answered a second ago; more may be a clock that has begun anew.
+    if 0 <= silent_ms < min(_ANSWERED_MS, count * interval * 1000):
         return count
-    # The clock may have begun anew: a kernel that asked before can have missed no more.
-    silent = max(0, silent_ms) // 1000 + saved[IDLE] + count * interval
+    # A kernel that asked before can have missed no more than that.
+    longest = saved[IDLE] + count * interval
+    silent = max(0, silent_ms) // 1000 + longest + _CLOCK_ROUND
     return max(count, min(_FAR // interval, count + silent // interval + 1))
 
 

@@ -256,7 +256,7 @@ class Windows(Kernel):
                 self._set_pair(sock, pair, changed)
 
     def _set_pair(self, sock: socket.socket, pair: tuple[int, int], changed: list[int]) -> None:
-        enabled = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        enabled = self._get(sock, ENABLED)
         try:
             self._keepalive_vals(sock, *pair)
             changed.append(IDLE)  # which stands for both
