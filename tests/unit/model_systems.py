@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Self
 
 from stillalive._pure._unix import Unix
 from stillalive._pure._windows import Windows
@@ -61,6 +62,18 @@ ON = {"darwin": 8, "freebsd": 8, "netbsd": 8, "openbsd": 8, "windows": 1}
 Log = list[tuple[str, object]]
 
 
+@contextmanager
+def fails(code: int, text: str = "") -> Iterator[None]:
+    """Expect an OSError with this number, and this text in it."""
+    try:
+        yield
+    except OSError as error:
+        assert error.errno == code, error
+        assert text in str(error)
+    else:
+        raise AssertionError("nothing was raised")
+
+
 def refusal(code: int) -> OSError:
     return OSError(code, "refused by the model")
 
@@ -82,7 +95,7 @@ class ModelSocket:
         self.not_tcp: int | None = None
         """What level TCP answers on a socket of another kind."""
 
-    def __enter__(self) -> ModelSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *unused: object) -> None:
