@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 
 import pytest
 
@@ -15,6 +16,8 @@ from stillalive._pure import _unix
 from stillalive._systems import SYSTEMS
 
 from .model_systems import FD, HERE, NUMBERS, THERE, ModelUnix, Queue, fails
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="what Python has on POSIX alone")
 
 L, U = b.LEAVE, b.UNREADABLE
 FRESH = {
@@ -150,6 +153,7 @@ def test_netbsd_keeps_telling_nothing_of_what_was_not_set():
     assert kernel.apply_options(FD, (1, 60, L, L, L, L)) == (1, 60, U, U, L, L)
 
 
+@posix
 def test_sysctl_says_none_where_there_is_no_such_number():
     assert _unix.sysctl("net.inet.tcp.no_such_thing") is None
 
@@ -240,8 +244,8 @@ def test_names_and_ranges():
     ("type_", "local", "what"),
     [
         (socket.SOCK_DGRAM, HERE, "UDP"),
-        (socket.SOCK_STREAM, "/run/x", "AF_UNIX"),
-        (socket.SOCK_STREAM, "", "AF_UNIX"),
+        pytest.param(socket.SOCK_STREAM, "/run/x", "AF_UNIX", marks=posix),
+        pytest.param(socket.SOCK_STREAM, "", "AF_UNIX", marks=posix),
         (socket.SOCK_STREAM, (40, b"vsock"), "family 40"),
     ],
 )
@@ -295,6 +299,7 @@ def test_a_closed_descriptor_is_closed(queue):
         ModelUnix("darwin").identify(FD + 1)
 
 
+@posix
 @pytest.mark.parametrize("timeout", [None, 5.0])
 def test_the_owners_blocking_mode_is_put_back(monkeypatch, tcp_pair, timeout):
     """Where no socket object can be made that leaves it alone, as on a Mac."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 
 import pytest
 
 from stillalive import NotSupportedError
 from stillalive import _backend as b
-from stillalive._pure import _linux, _unix, _verdict
+from stillalive._pure import _unix, _verdict
 
 from .model_systems import FD, Keepalive, ModelUnix, ModelWindows, Queue, fails
 from .test_pure_systems import LAYOUTS, struct_of
@@ -168,6 +169,15 @@ def test_a_witness_sees_the_end_that_takes_the_name(monkeypatch, queue, key, cod
     assert said(witness.give_up(0, 50)) == (state, reason, code)
 
 
+@pytest.mark.parametrize("key", UNIX)
+@pytest.mark.parametrize(("code", "state", "reason"), ENDS)
+def test_a_witness_of_what_had_ended_before(monkeypatch, queue, key, code, state, reason):
+    end(on(monkeypatch, key), queue, code)
+    witness = _verdict.Witness(FD)
+    assert said(witness.begin(0)) == (state, reason, code)
+    assert said(witness.look(0, 50)) == (state, reason, code)
+
+
 def test_a_witness_knows_another_socket(monkeypatch, queue):
     kernel = on(monkeypatch, "freebsd")
     witness = _verdict.Witness(FD)
@@ -214,6 +224,17 @@ def test_windows_can_tell_an_end_but_no_answer(monkeypatch):
     assert said(witness.begin(0)) == (b.UNKNOWN, b.WHY_CANNOT_TELL, 0)
     kernel.winsock.info, kernel.winsock.shown = struct.pack("<I", 7) + bytes(84), HUP
     assert said(witness.look(0, 9)) == (b.PEER_CLOSED, b.WHY_FIN, 0)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_witness_sees_an_end_that_takes_the_peers_address(monkeypatch, gone):
+    kernel = windows(monkeypatch)
+    witness = _verdict.Witness(FD)
+    witness.begin(0)
+    kernel.winsock.shown = ERR | HUP
+    kernel.sock.connect(fresh=gone)
+    assert said(witness.look(0, 9)) == (b.DEAD, b.WHY_RST_OR_TIMEOUT, 0)
+    assert said(_verdict.Witness(FD).begin(0)) == (b.DEAD, b.WHY_RST_OR_TIMEOUT, 0)
 
 
 # ---- the question on FreeBSD ----------------------------------------------
@@ -386,8 +407,11 @@ def test_no_other_bsd_is_asked(monkeypatch, queue, key):
     assert kernel.sock.log == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux does, on Linux")
 def test_linux_is_asked_as_before(tcp_pair):
     """The step that every later question repeats is the idle time alone."""
+    from stillalive._pure import _linux
+
     a, _ = tcp_pair()
     question = _verdict.Question(a.fileno(), _linux.identify(a.fileno()))
     before = _linux.read_options(a.fileno())

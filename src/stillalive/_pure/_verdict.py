@@ -201,7 +201,12 @@ class Witness:
         self._began_ms = now_ms
         self._first = system.tcp_info(self._fd)
         self._segs_in = self._first.segs_in
-        self.identity = system.identify(self._fd)
+        try:
+            self.identity = system.identify(self._fd)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            self.identity = 0  # its end has taken the name; what follows tells which end
         return _keep_asking(*verdict_of(self._fd, self._first))
 
     def _look(self, asked: int, now_ms: int) -> tuple[Info, Verdict]:

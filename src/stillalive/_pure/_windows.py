@@ -304,8 +304,8 @@ class Windows(Kernel):
     # ---- which socket ------------------------------------------------------
 
     def _has_ended(self, fd: int) -> bool:
-        del fd
-        return False  # an ended connection keeps its peer's address
+        shown = self.pending(fd)  # a socket that was never connected shows neither
+        return shown.rdhup or shown.error
 
     # ---- what the kernel shows ---------------------------------------------
 
