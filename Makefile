@@ -21,7 +21,7 @@ STALE := again
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test servers soak lint format docs bench bench-smoke c-test cross packaging ci clean again
+.PHONY: help demo test servers soak lint format docs bench bench-smoke c-test cross packaging wheels ci clean again
 
 help: ## say what there is (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,9 @@ cross: $(DONE)/cross ## compile the C core for the other systems
 packaging: $(DONE)/packaging ## build sdist and wheels in every way that is promised, and check them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/packaging
 
+wheels: $(DONE)/test $(DONE)/wheels ## build every wheel that this machine can, into dist/, and test each by itself
+	@.ci/wheels
+
 ci: ## everything that must pass before a change lands
 	@.ci/run
 
@@ -94,7 +97,7 @@ $(DONE)/test $(DONE)/servers $(DONE)/docs $(DONE)/bench $(DONE)/lint: $(DONE)/%:
 	@$(PIP) install --group $*
 	@touch $@
 
-$(DONE)/cross $(DONE)/packaging: $(DONE)/%: $(DONE)/venv pyproject.toml
+$(DONE)/cross $(DONE)/packaging $(DONE)/wheels: $(DONE)/%: $(DONE)/venv pyproject.toml
 	@echo "installing what '$*' needs into $(VENV)"
 	@$(PIP) install --group $*
 	@touch $@

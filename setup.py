@@ -12,7 +12,9 @@ import sys
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 SOCKOPT = {
     "linux": "linux",
@@ -30,6 +32,15 @@ if os.environ.get("STILLALIVE_FORCE_KQUEUE"):  # with a libkqueue: docs/contribu
     POLL["linux"] = ["kqueue"]
 INCLUDED = ["ext/include/stillalive.h", "ext/include/stillalive.pxd"]
 """What C and Cython extensions of others need: stillalive.get_include() is where it lies."""
+WITHOUT_COMPILER = """{failure}
+
+The compiled part of stillalive could not be built. There is no ready-made wheel for this
+system and Python, or it was not wanted; building one takes a C compiler and Python's headers
+(Debian: gcc python3-dev).
+To use the slower pure-Python path instead, say so:
+
+    STILLALIVE_PURE=1 pip install --no-cache-dir --no-binary stillalive stillalive
+"""
 
 
 def wanted(name):
@@ -91,6 +102,16 @@ def extension():
     return cythonize([module], include_path=["ext/include", "ext/binding"], emit_linenums=False)
 
 
+class BuildOrExplain(build_ext):
+    """Say what to do where there is no compiler; never fall back silently."""
+
+    def run(self):
+        try:
+            super().run()
+        except (BaseError, CCompilerError, OSError) as failure:
+            raise CompileError(WITHOUT_COMPILER.format(failure=failure)) from failure
+
+
 class BuildWithHeaders(build_py):
     """Put the public headers into the package; an editable install uses them where they are."""
 
@@ -111,4 +132,5 @@ class BuildWithHeaders(build_py):
 
 
 pure = wanted("STILLALIVE_PURE") or sys.implementation.name != "cpython"
-setup(ext_modules=[] if pure else extension(), cmdclass={"build_py": BuildWithHeaders})
+commands = {"build_py": BuildWithHeaders, "build_ext": BuildOrExplain}
+setup(ext_modules=[] if pure else extension(), cmdclass=commands)
