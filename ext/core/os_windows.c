@@ -11,6 +11,13 @@
  * FIN may show as a hang-up with nothing to read; there are no signals. The
  * set that it gets holds the wanted entries only.
  *
+ * A connect that fails. Before Windows 10 2004 WSAPoll does not show it: who
+ * waits for a connection to be writable waits for ever. select does show it.
+ * There, while somebody waits to write and nothing is ready, the wait is cut
+ * into pieces, and between two of them select is asked about those sockets.
+ * It shows urgent data in the same way; that is told apart by the time of
+ * connection, which a socket whose connect has failed has not.
+ *
  * Wake. A UDP socket that is connected to itself: the system has no pipe
  * that WSAPoll takes. Nobody else can send to it. When its buffer is full it
  * is readable, and a lost datagram does no harm.
@@ -34,11 +41,19 @@
 #include <errno.h>
 #include <string.h>
 
+#include "atomics.h"
 #include "windows_errors.h"
 
 #define KA_MS_UNITS 10000 /* of 100 ns */
 #define KA_TICK_UNITS 100000
 #define KA_LAG_MS 16
+
+#define KA_BUILD_2004 19041
+#define KA_PIECE_MS 100
+#define KA_NEVER_CONNECTED 0xFFFFFFFFu
+#ifndef SO_CONNECT_TIME
+#define SO_CONNECT_TIME 0x700C
+#endif
 
 #define KA_MOST_SLICES 64
 #define KA_MOST_BYTES ((size_t)1 << 30)
@@ -101,16 +116,108 @@ static int find_closed(struct ka_os_polled *polled, size_t n) {
     return count ? count : -EBADF;
 }
 
+typedef LONG(WINAPI *ka_version)(OSVERSIONINFOW *);
+
+/* The true number; the others are shown to a program as its manifest wishes.
+ */
+static int misses_failed_connects(void) {
+    static KA_ATOMIC(int) answer; /* 0 unknown, 1 no, 2 yes */
+    int known = atomic_load_explicit(&answer, memory_order_relaxed);
+    HMODULE library = GetModuleHandleW(L"ntdll.dll");
+    OSVERSIONINFOW version;
+    ka_version ask = NULL;
+
+    if (known)
+        return known == 2;
+    if (library)
+        ask = (ka_version)(void (*)(void))GetProcAddress(library,
+                                                         "RtlGetVersion");
+    memset(&version, 0, sizeof version);
+    version.dwOSVersionInfoSize = sizeof version;
+    known = ask && ask(&version) == 0 && version.dwBuildNumber < KA_BUILD_2004
+                ? 2
+                : 1;
+    atomic_store_explicit(&answer, known, memory_order_relaxed);
+    return known == 2;
+}
+
+static int is_connected(SOCKET sock) {
+    DWORD seconds = 0;
+    int size = sizeof seconds;
+
+    return getsockopt(sock, SOL_SOCKET, SO_CONNECT_TIME, (char *)&seconds,
+                      &size) != 0 ||
+           seconds != KA_NEVER_CONNECTED;
+}
+
+/* As many as a set of select takes, from polled[*from] on. */
+static int find_some_failed(struct ka_os_polled *polled, size_t n,
+                            size_t *from) {
+    struct timeval now = {0, 0};
+    fd_set failed;
+    size_t first = *from;
+    int count = 0;
+
+    FD_ZERO(&failed);
+    for (; *from < n && failed.fd_count < FD_SETSIZE; ++*from)
+        if (polled[*from].wanted & KA_WRITE)
+            FD_SET(polled[*from].fd, &failed);
+    if (failed.fd_count == 0 || select(0, NULL, NULL, &failed, &now) <= 0)
+        return 0;
+    for (; first < *from; first++)
+        if ((polled[first].wanted & KA_WRITE) &&
+            FD_ISSET(polled[first].fd, &failed) &&
+            !is_connected(polled[first].fd)) {
+            polled[first].found = KA_WRITE | KA_BROKEN;
+            count++;
+        }
+    return count;
+}
+
+static int find_failed_connects(struct ka_os_polled *polled, size_t n) {
+    size_t from = 0;
+    int count = 0;
+
+    while (from < n)
+        count += find_some_failed(polled, n, &from);
+    return count;
+}
+
+/* WSAPoll in pieces, for the systems on which it does not show everything.
+ * *failed: how many connects have, with that in `polled`. */
+static int poll_in_pieces(WSAPOLLFD *seen, ULONG used,
+                          struct ka_os_polled *polled, size_t n,
+                          int timeout_ms, int *failed) {
+    int64_t began = ka_os_now_ms();
+    int64_t left = timeout_ms < 0 ? INT64_MAX : timeout_ms, piece;
+    int count;
+
+    for (;;) {
+        piece = left < KA_PIECE_MS ? left : KA_PIECE_MS;
+        count = WSAPoll(seen, used, (int)piece);
+        if (count != 0)
+            return count;
+        *failed = find_failed_connects(polled, n);
+        if (*failed || piece == left)
+            return 0;
+        if (timeout_ms >= 0) /* the clock may have lagged when it began */
+            left = began + timeout_ms + KA_LAG_MS - ka_os_now_ms();
+        left = left < 0 ? 0 : left;
+    }
+}
+
 int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
                void *room) {
     WSAPOLLFD *seen = room;
     uint32_t *place = (uint32_t *)(seen + n);
     ULONG used = 0;
     size_t i;
-    int count;
+    int count, failed = 0;
+    uint32_t wanted = 0;
 
     for (i = 0; i < n; i++) {
         polled[i].found = 0;
+        wanted |= polled[i].wanted;
         if (!polled[i].wanted)
             continue;
         seen[used].fd = polled[i].fd;
@@ -124,7 +231,12 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
         Sleep(timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
         return 0;
     }
-    count = WSAPoll(seen, used, timeout_ms < 0 ? -1 : timeout_ms);
+    if ((wanted & KA_WRITE) && misses_failed_connects())
+        count = poll_in_pieces(seen, used, polled, n, timeout_ms, &failed);
+    else
+        count = WSAPoll(seen, used, timeout_ms < 0 ? -1 : timeout_ms);
+    if (failed)
+        return failed;
     if (count < 0)
         return WSAGetLastError() == WSAENOTSOCK ? find_closed(polled, n)
                                                 : ka_winsock_failed();

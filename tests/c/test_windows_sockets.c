@@ -13,9 +13,9 @@ static struct ka_pending pending;
 static int32_t keepalive(SOCKET sock) {
     int on = 0, size = sizeof on;
 
-    net_need(getsockopt(sock, SOL_SOCKET, SO_KEEPALIVE, (char *)&on, &size) ==
-                 0,
-             "SO_KEEPALIVE");
+    net_need(
+        getsockopt(sock, SOL_SOCKET, SO_KEEPALIVE, (char *)&on, &size) == 0,
+        "SO_KEEPALIVE");
     return on != 0;
 }
 
@@ -56,8 +56,7 @@ static void a_policy_is_applied(void) {
         CHECK_EQ(keepalive(ends.their), 0);
         CHECK_EQ(ka_read(ends.our, &again, &fault), 0);
         CHECK_EQ(again.value[KA_ENABLED], 1);
-        CHECK_EQ(again.value[KA_IDLE],
-                 readable(KA_IDLE) ? 30 : KA_UNREADABLE);
+        CHECK_EQ(again.value[KA_IDLE], readable(KA_IDLE) ? 30 : KA_UNREADABLE);
         CHECK_EQ(again.value[KA_RTO_MAX], KA_LEAVE);
         CHECK_EQ(ka_check(ends.our, &verdict), 0);
         CHECK_EQ(verdict.state, KA_OPEN);

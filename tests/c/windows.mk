@@ -37,7 +37,7 @@ $(DIR)/test_own_atomics: test_atomics.c $(DIR)/core/monitor_posix.o $(DIR)/core/
 # ---- for Windows, under wine ------------------------------------------------
 
 WINE_PORTABLE = table table_model table_memory table_threads clock ring judge atomics
-WINE_REAL = windows_sockets
+WINE_REAL = windows_sockets windows_loop
 WINE_ALL = $(WINSOCK_FAKED) $(WINE_PORTABLE) $(WINE_REAL)
 
 EXE = $(OUT)/mingw
