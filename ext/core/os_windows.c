@@ -82,39 +82,7 @@ unsigned ka_os_fork_generation(void) {
     return 0;
 }
 
-/* ---- poll --------------------------------------------------------------- */
-
-/* First what WSAPoll takes, then the places that it stands for. */
-size_t ka_os_poll_room(size_t n) {
-    return n * (sizeof(WSAPOLLFD) + sizeof(uint32_t));
-}
-
-static uint32_t found_of(short revents) {
-    return (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
-           (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
-           (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
-           (revents & POLLHUP ? (uint32_t)KA_HANGUP : 0u) |
-           (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
-}
-
-/* WSAPoll has refused the set for a socket that is none: find which. */
-static int find_closed(struct ka_os_polled *polled, size_t n) {
-    int type, size, count = 0;
-    size_t i;
-
-    for (i = 0; i < n; i++) {
-        if (!polled[i].wanted)
-            continue;
-        size = sizeof type;
-        if (getsockopt(polled[i].fd, SOL_SOCKET, SO_TYPE, (char *)&type,
-                       &size) == 0 ||
-            WSAGetLastError() != WSAENOTSOCK)
-            continue;
-        polled[i].found = KA_CLOSED;
-        count++;
-    }
-    return count ? count : -EBADF;
-}
+/* ---- connects that fail ------------------------------------------------- */
 
 typedef LONG(WINAPI *ka_version)(OSVERSIONINFOW *);
 
@@ -150,60 +118,98 @@ static int is_connected(SOCKET sock) {
            seconds != KA_NEVER_CONNECTED;
 }
 
-/* As many as a set of select takes, from polled[*from] on. */
-static int find_some_failed(struct ka_os_polled *polled, size_t n,
-                            size_t *from) {
+/* As many as a set of select takes, from seen[*from] on. */
+static int find_some_failed(WSAPOLLFD *seen, ULONG n, ULONG *from) {
     struct timeval now = {0, 0};
     fd_set failed;
-    size_t first = *from;
+    ULONG i = *from;
     int count = 0;
 
     FD_ZERO(&failed);
     for (; *from < n && failed.fd_count < FD_SETSIZE; ++*from)
-        if (polled[*from].wanted & KA_WRITE)
-            FD_SET(polled[*from].fd, &failed);
+        if (seen[*from].events & POLLWRNORM)
+            FD_SET(seen[*from].fd, &failed);
     if (failed.fd_count == 0 || select(0, NULL, NULL, &failed, &now) <= 0)
         return 0;
-    for (; first < *from; first++)
-        if ((polled[first].wanted & KA_WRITE) &&
-            FD_ISSET(polled[first].fd, &failed) &&
-            !is_connected(polled[first].fd)) {
-            polled[first].found = KA_WRITE | KA_BROKEN;
+    for (; i < *from; i++)
+        if ((seen[i].events & POLLWRNORM) && FD_ISSET(seen[i].fd, &failed) &&
+            !is_connected(seen[i].fd)) {
+            seen[i].revents = POLLWRNORM | POLLERR;
             count++;
         }
     return count;
 }
 
-static int find_failed_connects(struct ka_os_polled *polled, size_t n) {
-    size_t from = 0;
+static int find_failed_connects(WSAPOLLFD *seen, ULONG n) {
+    ULONG from = 0;
     int count = 0;
 
     while (from < n)
-        count += find_some_failed(polled, n, &from);
+        count += find_some_failed(seen, n, &from);
     return count;
 }
 
-/* WSAPoll in pieces, for the systems on which it does not show everything.
- * *failed: how many connects have, with that in `polled`. */
-static int poll_in_pieces(WSAPOLLFD *seen, ULONG used,
-                          struct ka_os_polled *polled, size_t n,
-                          int timeout_ms, int *failed) {
+static int poll_in_pieces(WSAPOLLFD *seen, ULONG n, int timeout_ms) {
     int64_t began = ka_os_now_ms();
     int64_t left = timeout_ms < 0 ? INT64_MAX : timeout_ms, piece;
     int count;
 
     for (;;) {
         piece = left < KA_PIECE_MS ? left : KA_PIECE_MS;
-        count = WSAPoll(seen, used, (int)piece);
-        if (count != 0)
+        count = WSAPoll(seen, n, (int)piece);
+        if (count == 0)
+            count = find_failed_connects(seen, n);
+        if (count != 0 || piece == left)
             return count;
-        *failed = find_failed_connects(polled, n);
-        if (*failed || piece == left)
-            return 0;
         if (timeout_ms >= 0) /* the clock may have lagged when it began */
             left = began + timeout_ms + KA_LAG_MS - ka_os_now_ms();
         left = left < 0 ? 0 : left;
     }
+}
+
+/* WSAPoll, which shows failed connects on every system. */
+static int poll_all(WSAPOLLFD *seen, ULONG n, int timeout_ms) {
+    ULONG i = 0;
+
+    while (i < n && !(seen[i].events & POLLWRNORM))
+        i++;
+    if (i < n && misses_failed_connects())
+        return poll_in_pieces(seen, n, timeout_ms);
+    return WSAPoll(seen, n, timeout_ms < 0 ? -1 : timeout_ms);
+}
+
+/* ---- poll --------------------------------------------------------------- */
+
+/* First what WSAPoll takes, then the places that it stands for. */
+size_t ka_os_poll_room(size_t n) {
+    return n * (sizeof(WSAPOLLFD) + sizeof(uint32_t));
+}
+
+static uint32_t found_of(short revents) {
+    return (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
+           (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
+           (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
+           (revents & POLLHUP ? (uint32_t)KA_HANGUP : 0u) |
+           (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
+}
+
+/* WSAPoll has refused the set for a socket that is none: find which. */
+static int find_closed(struct ka_os_polled *polled, size_t n) {
+    int type, size, count = 0;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (!polled[i].wanted)
+            continue;
+        size = sizeof type;
+        if (getsockopt(polled[i].fd, SOL_SOCKET, SO_TYPE, (char *)&type,
+                       &size) == 0 ||
+            WSAGetLastError() != WSAENOTSOCK)
+            continue;
+        polled[i].found = KA_CLOSED;
+        count++;
+    }
+    return count ? count : -EBADF;
 }
 
 int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
@@ -212,12 +218,10 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
     uint32_t *place = (uint32_t *)(seen + n);
     ULONG used = 0;
     size_t i;
-    int count, failed = 0;
-    uint32_t wanted = 0;
+    int count;
 
     for (i = 0; i < n; i++) {
         polled[i].found = 0;
-        wanted |= polled[i].wanted;
         if (!polled[i].wanted)
             continue;
         seen[used].fd = polled[i].fd;
@@ -231,12 +235,7 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
         Sleep(timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
         return 0;
     }
-    if ((wanted & KA_WRITE) && misses_failed_connects())
-        count = poll_in_pieces(seen, used, polled, n, timeout_ms, &failed);
-    else
-        count = WSAPoll(seen, used, timeout_ms < 0 ? -1 : timeout_ms);
-    if (failed)
-        return failed;
+    count = poll_all(seen, used, timeout_ms);
     if (count < 0)
         return WSAGetLastError() == WSAENOTSOCK ? find_closed(polled, n)
                                                 : ka_winsock_failed();
