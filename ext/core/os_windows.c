@@ -86,11 +86,12 @@ unsigned ka_os_fork_generation(void) {
 
 typedef LONG(WINAPI *ka_version)(OSVERSIONINFOW *);
 
+static KA_ATOMIC(int) ka_blind; /* 0 unknown, 1 no, 2 yes */
+
 /* The true number; the others are shown to a program as its manifest wishes.
  */
 static int misses_failed_connects(void) {
-    static KA_ATOMIC(int) answer; /* 0 unknown, 1 no, 2 yes */
-    int known = atomic_load_explicit(&answer, memory_order_relaxed);
+    int known = atomic_load_explicit(&ka_blind, memory_order_relaxed);
     HMODULE library = GetModuleHandleW(L"ntdll.dll");
     OSVERSIONINFOW version;
     ka_version ask = NULL;
@@ -105,7 +106,7 @@ static int misses_failed_connects(void) {
     known = ask && ask(&version) == 0 && version.dwBuildNumber < KA_BUILD_2004
                 ? 2
                 : 1;
-    atomic_store_explicit(&answer, known, memory_order_relaxed);
+    atomic_store_explicit(&ka_blind, known, memory_order_relaxed);
     return known == 2;
 }
 

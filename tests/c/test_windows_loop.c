@@ -497,12 +497,17 @@ static void a_reset_is_told_with_its_error(void) {
     ka_stream_free(&stream);
 }
 
+/* On the WSAPoll that shows everything, and on the one that does not. */
 #define RUN_ON_POLLER(body)              \
     do {                                 \
         test.before = before;            \
         test.after = after;              \
+        atomic_store(&ka_blind, 1);      \
+        RUN(body);                       \
+        atomic_store(&ka_blind, 2);      \
         RUN(body);                       \
         test.before = test.after = NULL; \
+        atomic_store(&ka_blind, 0);      \
     } while (0)
 
 int main(void) {
