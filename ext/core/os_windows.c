@@ -11,11 +11,19 @@
  * FIN may show as a hang-up with nothing to read; there are no signals. The
  * set that it gets holds the wanted entries only.
  *
+ * A connect that fails. Before Windows 10 2004 WSAPoll does not show it: who
+ * waits for a connection to be writable waits for ever. select does show it.
+ * There, while somebody waits to write and nothing is ready, the wait is cut
+ * into pieces, and between two of them select is asked about those sockets.
+ * It shows urgent data in the same way; that is told apart by the time of
+ * connection, which a socket whose connect has failed has not.
+ *
  * Wake. A UDP socket that is connected to itself: the system has no pipe
  * that WSAPoll takes. Nobody else can send to it. When its buffer is full it
  * is readable, and a lost datagram does no harm.
  *
- * Errors. Every WSA error is made an errno of the C library in one place.
+ * Errors. Every WSA error is made an errno of the C library in one place,
+ * windows_errors.h.
  */
 #ifndef _WIN32_WINNT
 #define _WIN32_WINNT 0x0A00
@@ -33,66 +41,22 @@
 #include <errno.h>
 #include <string.h>
 
+#include "atomics.h"
+#include "windows_errors.h"
+
 #define KA_MS_UNITS 10000 /* of 100 ns */
 #define KA_TICK_UNITS 100000
 #define KA_LAG_MS 16
 
+#define KA_BUILD_2004 19041
+#define KA_PIECE_MS 100
+#define KA_NEVER_CONNECTED 0xFFFFFFFFu
+#ifndef SO_CONNECT_TIME
+#define SO_CONNECT_TIME 0x700C
+#endif
+
 #define KA_MOST_SLICES 64
 #define KA_MOST_BYTES ((size_t)1 << 30)
-
-/* ---- errors ------------------------------------------------------------- */
-
-static const struct {
-    int theirs;
-    int ours;
-} ka_errors[] = {
-    {WSAEWOULDBLOCK, EAGAIN},
-    {WSAEINTR, EINTR},
-    {WSAECONNRESET, ECONNRESET},
-    {WSAECONNABORTED, ECONNABORTED},
-    {WSAENETRESET, ENETRESET},
-    {WSAESHUTDOWN, EPIPE},
-    {WSAETIMEDOUT, ETIMEDOUT},
-    {WSAECONNREFUSED, ECONNREFUSED},
-    {WSAEHOSTUNREACH, EHOSTUNREACH},
-    {WSAENETUNREACH, ENETUNREACH},
-    {WSAENETDOWN, ENETDOWN},
-    {WSAENOTCONN, ENOTCONN},
-    {WSAENOBUFS, ENOBUFS},
-    {WSAEMFILE, EMFILE},
-    {WSAENOTSOCK, EBADF},
-    {WSAEBADF, EBADF},
-    {WSA_INVALID_HANDLE, EBADF},
-    {WSA_NOT_ENOUGH_MEMORY, ENOMEM},
-    {WSAEINVAL, EINVAL},
-    {WSAEFAULT, EFAULT},
-    {WSAEACCES, EACCES},
-    {WSAEMSGSIZE, EMSGSIZE},
-    {WSAEOPNOTSUPP, EOPNOTSUPP},
-    {WSAEAFNOSUPPORT, EAFNOSUPPORT},
-    {WSAEPROTONOSUPPORT, EPROTONOSUPPORT},
-    {WSAENOPROTOOPT, ENOPROTOOPT},
-    {WSAEADDRINUSE, EADDRINUSE},
-    {WSAEADDRNOTAVAIL, EADDRNOTAVAIL},
-    {WSAEINPROGRESS, EINPROGRESS},
-    {WSAEALREADY, EALREADY},
-    {WSAEISCONN, EISCONN},
-};
-
-static int errno_of(int error) {
-    size_t i;
-
-    for (i = 0; i < sizeof ka_errors / sizeof ka_errors[0]; i++)
-        if (ka_errors[i].theirs == error)
-            return ka_errors[i].ours;
-    return error ? EIO : 0;
-}
-
-static int failed(void) {
-    int error = errno_of(WSAGetLastError());
-
-    return -(error ? error : EIO);
-}
 
 /* ---- time and fork ------------------------------------------------------ */
 
@@ -116,6 +80,103 @@ int64_t ka_os_clock_lag_ms(void) {
 
 unsigned ka_os_fork_generation(void) {
     return 0;
+}
+
+/* ---- connects that fail ------------------------------------------------- */
+
+typedef LONG(WINAPI *ka_version)(OSVERSIONINFOW *);
+
+static KA_ATOMIC(int) ka_blind; /* 0 unknown, 1 no, 2 yes */
+
+/* The true number; the others are shown to a program as its manifest wishes.
+ */
+static int misses_failed_connects(void) {
+    int known = atomic_load_explicit(&ka_blind, memory_order_relaxed);
+    HMODULE library = GetModuleHandleW(L"ntdll.dll");
+    OSVERSIONINFOW version;
+    ka_version ask = NULL;
+
+    if (known)
+        return known == 2;
+    if (library)
+        ask = (ka_version)(void (*)(void))GetProcAddress(library,
+                                                         "RtlGetVersion");
+    memset(&version, 0, sizeof version);
+    version.dwOSVersionInfoSize = sizeof version;
+    known = ask && ask(&version) == 0 && version.dwBuildNumber < KA_BUILD_2004
+                ? 2
+                : 1;
+    atomic_store_explicit(&ka_blind, known, memory_order_relaxed);
+    return known == 2;
+}
+
+static int is_connected(SOCKET sock) {
+    DWORD seconds = 0;
+    int size = sizeof seconds;
+
+    return getsockopt(sock, SOL_SOCKET, SO_CONNECT_TIME, (char *)&seconds,
+                      &size) != 0 ||
+           seconds != KA_NEVER_CONNECTED;
+}
+
+/* As many as a set of select takes, from seen[*from] on. */
+static int find_some_failed(WSAPOLLFD *seen, ULONG n, ULONG *from) {
+    struct timeval now = {0, 0};
+    fd_set failed;
+    ULONG i = *from;
+    int count = 0;
+
+    FD_ZERO(&failed);
+    for (; *from < n && failed.fd_count < FD_SETSIZE; ++*from)
+        if (seen[*from].events & POLLWRNORM)
+            FD_SET(seen[*from].fd, &failed);
+    if (failed.fd_count == 0 || select(0, NULL, NULL, &failed, &now) <= 0)
+        return 0;
+    for (; i < *from; i++)
+        if ((seen[i].events & POLLWRNORM) && FD_ISSET(seen[i].fd, &failed) &&
+            !is_connected(seen[i].fd)) {
+            seen[i].revents = POLLWRNORM | POLLERR;
+            count++;
+        }
+    return count;
+}
+
+static int find_failed_connects(WSAPOLLFD *seen, ULONG n) {
+    ULONG from = 0;
+    int count = 0;
+
+    while (from < n)
+        count += find_some_failed(seen, n, &from);
+    return count;
+}
+
+static int poll_in_pieces(WSAPOLLFD *seen, ULONG n, int timeout_ms) {
+    int64_t began = ka_os_now_ms();
+    int64_t left = timeout_ms < 0 ? INT64_MAX : timeout_ms, piece;
+    int count;
+
+    for (;;) {
+        piece = left < KA_PIECE_MS ? left : KA_PIECE_MS;
+        count = WSAPoll(seen, n, (int)piece);
+        if (count == 0)
+            count = find_failed_connects(seen, n);
+        if (count != 0 || piece == left)
+            return count;
+        if (timeout_ms >= 0) /* the clock may have lagged when it began */
+            left = began + timeout_ms + KA_LAG_MS - ka_os_now_ms();
+        left = left < 0 ? 0 : left;
+    }
+}
+
+/* WSAPoll, which shows failed connects on every system. */
+static int poll_all(WSAPOLLFD *seen, ULONG n, int timeout_ms) {
+    ULONG i = 0;
+
+    while (i < n && !(seen[i].events & POLLWRNORM))
+        i++;
+    if (i < n && misses_failed_connects())
+        return poll_in_pieces(seen, n, timeout_ms);
+    return WSAPoll(seen, n, timeout_ms < 0 ? -1 : timeout_ms);
 }
 
 /* ---- poll --------------------------------------------------------------- */
@@ -175,10 +236,10 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
         Sleep(timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
         return 0;
     }
-    count = WSAPoll(seen, used, timeout_ms < 0 ? -1 : timeout_ms);
+    count = poll_all(seen, used, timeout_ms);
     if (count < 0)
         return WSAGetLastError() == WSAENOTSOCK ? find_closed(polled, n)
-                                                : failed();
+                                                : ka_winsock_failed();
     for (i = 0; count > 0 && i < used; i++)
         polled[place[i]].found = found_of(seen[i].revents);
     return count;
@@ -190,7 +251,7 @@ static int make_ready(ka_sock sock) {
     u_long on = 1;
 
     if (ioctlsocket(sock, (long)FIONBIO, &on) != 0)
-        return failed();
+        return ka_winsock_failed();
     SetHandleInformation((HANDLE)sock, HANDLE_FLAG_INHERIT, 0);
     return 0;
 }
@@ -208,7 +269,7 @@ static int connect_to_itself(SOCKET sock) {
     if (bind(sock, (const struct sockaddr *)&self, size) != 0 ||
         getsockname(sock, (struct sockaddr *)&self, &size) != 0 ||
         connect(sock, (const struct sockaddr *)&self, size) != 0)
-        return failed();
+        return ka_winsock_failed();
     return make_ready(sock);
 }
 
@@ -219,10 +280,10 @@ int ka_os_wake_open(ka_sock wake[2]) {
     int rc = WSAStartup(MAKEWORD(2, 2), &unused);
 
     if (rc != 0)
-        return -errno_of(rc);
+        return -ka_errno_of(rc);
     sock = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
     if (sock == INVALID_SOCKET) {
-        rc = failed();
+        rc = ka_winsock_failed();
     } else {
         rc = connect_to_itself(sock);
         if (rc < 0)
@@ -247,7 +308,7 @@ int ka_os_wake(const ka_sock wake[2]) {
 
     if (send(wake[1], "", 1, 0) < 0 && WSAGetLastError() != WSAEWOULDBLOCK &&
         WSAGetLastError() != WSAENOBUFS)
-        rc = failed();
+        rc = ka_winsock_failed();
     SetLastError(before);
     return rc;
 }
@@ -286,7 +347,7 @@ int ka_os_accept(ka_sock listener, ka_sock *out, struct ka_os_peer *peer) {
     SOCKET sock = accept(listener, (struct sockaddr *)&from, &size);
 
     if (sock == INVALID_SOCKET)
-        return failed();
+        return ka_winsock_failed();
     rc = make_ready(sock);
     if (rc < 0) {
         ka_os_close(sock);
@@ -302,7 +363,7 @@ int64_t ka_os_receive(ka_sock sock, void *buffer, size_t size) {
     int got = recv(sock, buffer,
                    (int)(size < KA_MOST_BYTES ? size : KA_MOST_BYTES), 0);
 
-    return got < 0 ? failed() : got;
+    return got < 0 ? ka_winsock_failed() : got;
 }
 
 int64_t ka_os_send(ka_sock sock, const struct ka_os_slice *slices, int count) {
@@ -319,12 +380,12 @@ int64_t ka_os_send(ka_sock sock, const struct ka_os_slice *slices, int count) {
         left -= part[i].len;
     }
     if (WSASend(sock, part, (DWORD)i, &sent, 0, NULL, NULL) != 0)
-        return failed();
+        return ka_winsock_failed();
     return (int64_t)sent;
 }
 
 int ka_os_shut_write(ka_sock sock) {
-    return shutdown(sock, SD_SEND) != 0 ? failed() : 0;
+    return shutdown(sock, SD_SEND) != 0 ? ka_winsock_failed() : 0;
 }
 
 void ka_os_no_delay(ka_sock sock) {
@@ -338,8 +399,8 @@ int ka_os_pending_error(ka_sock sock) {
     int size = sizeof error;
 
     if (getsockopt(sock, SOL_SOCKET, SO_ERROR, (char *)&error, &size) != 0)
-        return -failed();
-    return errno_of(error);
+        return -ka_winsock_failed();
+    return ka_errno_of(error);
 }
 
 void ka_os_reset_on_close(ka_sock sock) {
