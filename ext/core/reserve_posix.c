@@ -245,11 +245,16 @@ int ka_end_shutdown(ka_sock sock) {
 }
 
 int ka_end_disconnect(ka_sock sock) {
+#ifdef __linux__
     struct sockaddr nobody;
 
     memset(&nobody, 0, sizeof nobody);
     nobody.sa_family = AF_UNSPEC;
     return connect(sock, &nobody, sizeof nobody) < 0 ? -errno : 0;
+#else
+    (void)sock;
+    return -EOPNOTSUPP;
+#endif
 }
 
 /* MPTCP counts the peer's end as a byte. */
