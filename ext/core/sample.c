@@ -42,7 +42,13 @@
  * show that some were: fewer bytes wait in the buffer than before, or more
  * were sent for the first time. The second also happens once without the
  * peer's doing, when the window it has offered is filled; then the clock of
- * `stalled` begins once more, late and not early.
+ * `stalled` begins once more, late and not early. While some are in flight (a
+ * timer of retransmissions runs) more bytes in the buffer may hide that others
+ * have left it: the clock begins once more then, too, and when the last of
+ * them is not in flight any more. A peer that does not read has none in flight
+ * soon, and that is exact; one that is gone, while the owner goes on writing,
+ * is the deadline's and not this limit's. (What can be missed: the owner has
+ * written to the byte what was taken, and the peer is gone before the rest.)
  *
  * Another connection. Where a connection is named by its two ends, the next
  * one of the same ends bears the same name. Its counters begin at nothing: a
@@ -159,11 +165,14 @@ static void begin(struct ka_sample *sample, const struct ka_info *info,
 }
 
 static void see_taken(struct ka_sample *sample, const struct ka_info *info) {
-    if (first_sent(info) > sample->first_sent ||
-        info->notsent_bytes < sample->waiting)
+    int64_t more = info->notsent_bytes - sample->waiting;
+
+    if (first_sent(info) > sample->first_sent || more < 0 ||
+        (sample->in_flight && (more > 0 || info->rto_us == 0)))
         sample->taken++;
     sample->first_sent = larger(first_sent(info), sample->first_sent);
     sample->waiting = info->notsent_bytes;
+    sample->in_flight = info->rto_us != 0;
 }
 
 static void fill(const struct ka_sample *sample, struct ka_info *info,
