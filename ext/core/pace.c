@@ -46,7 +46,11 @@ static int32_t count_for(int64_t detect_ms, int32_t idle, int32_t interval) {
 }
 
 static int32_t patient_count(int32_t interval) {
-    return (int32_t)ka_clamp(PATIENT_S / interval, 1, INT32_MAX);
+    struct ka_range range;
+
+    if (ka_option_range(KA_COUNT, &range) < 0)
+        return KA_LEAVE;
+    return (int32_t)ka_clamp(PATIENT_S / interval, range.low, range.high);
 }
 
 static int64_t asked_twice_ms(int32_t idle, int32_t interval) {

@@ -41,7 +41,7 @@
 struct ka_reserve {
     ka_sock sock;   /* the number: the pipe, or while taken a duplicate */
     ka_sock filler; /* the other number of the pipe */
-    uint64_t device, inode; /* of the pipe */
+    uint64_t device, inode, twin; /* of the pipe, whose ends may differ */
     int32_t taken;
     uint32_t takes; /* so far, and what the last of them were */
     int32_t lately[KA_LATELY];

@@ -211,7 +211,7 @@ bite dup-onto-anything $reserve \
     plain test_reserve who_got_our_number_keeps_it
 bite gives-blindly $reserve 's/ && is_duplicate(reserve))/)/' \
     plain test_reserve a_file_that_got_it_while_taken_survives
-bite any-socket $reserve 's/ && mark_of(&seen) == reserve->taken//; s/S_ISSOCK(seen.st_mode) &&$/S_ISSOCK(seen.st_mode)/' \
+bite any-socket $reserve 's/has_mark(reserve->sock, &seen, reserve->taken)/has_mark(reserve->sock, \&seen, mark_of(reserve->sock, \&seen))/' \
     plain test_reserve a_socket_that_got_it_while_taken_survives
 bite holds-it-open $reserve '/^void ka_reserve_give/,/^}/s/(void)close(reserve->sock);//' \
     plain test_reserve a_lost_pipe_leaves_no_duplicate
