@@ -5,7 +5,7 @@
 
 WARD += core/sample core/pace
 WARDED += sample
-MASKED = masked diag_posix reserve_masked
+MASKED = masked masked_watch diag_posix reserve_masked
 PROGRAMS += $(MASKED)
 
 UNMASKED = diag/linux
