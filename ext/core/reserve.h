@@ -67,7 +67,7 @@ int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock);
 void ka_reserve_give(struct ka_reserve *reserve);
 
 /* What is done to a connection, on the duplicate. */
-int ka_end_shutdown(ka_sock sock);   /* both ways: the owner reads an end */
+int ka_end_shutdown(ka_sock sock); /* both ways: the owner reads an end */
 /* Reset: the owner's calls fail. -EOPNOTSUPP where no call does that. */
 int ka_end_disconnect(ka_sock sock);
 /* MPTCP, with more than the path whose counters can be seen. */

@@ -12,9 +12,9 @@
  * has looked yet. */
 struct ka_sample {
     int32_t begun;
-    int64_t in, out, segs_in; /* the counters when it was looked at last */
-    int64_t in_ms, out_ms;    /* the looks that saw them change */
-    int64_t hidden;           /* bytes that may have been no word */
+    int64_t in, out, segs_in;    /* the counters when it was looked at last */
+    int64_t in_ms, out_ms;       /* the looks that saw them change */
+    int64_t hidden;              /* bytes that may have been no word */
     int64_t singles, singles_ms; /* such bytes in a row, and since when */
     int64_t first_sent;          /* without what was sent once more */
     int64_t waiting;             /* bytes in the send buffer */

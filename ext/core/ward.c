@@ -494,8 +494,7 @@ void ka_ward_look(struct ka_watcher *watcher, struct ka_ward *ward,
     int64_t again;
 
     watcher->stats.looks++;
-    if (!is_same(ward) ||
-        ka_ward_ask(ward, ward->sock, &info, now_ms) < 0)
+    if (!is_same(ward) || ka_ward_ask(ward, ward->sock, &info, now_ms) < 0)
         again = is_nameless(ward) ? ka_deed_nameless(watcher, ward, now_ms)
                                   : ka_deed_gone(watcher, ward, now_ms);
     else if (ward->flags & KA_WARD_ENDING)

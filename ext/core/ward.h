@@ -255,7 +255,8 @@ int ka_deed_take(struct ka_watcher *watcher, struct ka_ward *ward,
 /* Milliseconds until something may be ended; 0 now. */
 int64_t ka_budget_wait(struct ka_watcher *watcher, int64_t now_ms);
 
-/* ---- pace.c: each returns KA_NO_TIME, or as a look does ------------------ */
+/* ---- pace.c: each returns KA_NO_TIME, or as a look does ------------------
+ */
 
 /* A watched one is connected now: retransmissions at its pace. */
 int64_t ka_pace_watched(struct ka_watcher *watcher, struct ka_ward *ward,

@@ -132,8 +132,7 @@ int ka_diag_look(ka_sock sock, struct ka_found *found) {
     if (asked(sock, SO_ACCEPTCONN, &found->listening) < 0)
         found->listening = rc == 0 && info.state == KA_TCP_LISTEN;
     found->listening = found->listening != 0;
-    found->connected =
-        !found->listening &&
-        getpeername(sock, (struct sockaddr *)&name, &size) == 0;
+    found->connected = !found->listening &&
+                       getpeername(sock, (struct sockaddr *)&name, &size) == 0;
     return 0;
 }

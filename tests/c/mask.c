@@ -54,10 +54,9 @@ static void show(ka_sock sock, const struct ka_info *all,
     if (mask == WINDOWS)
         info->unacked = all->unacked;
     if (mask == FREEBSD)
-        info->last_ack_recv_ms =
-            all->last_ack_recv_ms < all->last_data_recv_ms
-                ? all->last_ack_recv_ms
-                : all->last_data_recv_ms;
+        info->last_ack_recv_ms = all->last_ack_recv_ms < all->last_data_recv_ms
+                                     ? all->last_ack_recv_ms
+                                     : all->last_data_recv_ms;
     if (mask == OPENBSD) {
         info->last_ack_recv_ms = all->last_ack_recv_ms;
         info->last_data_recv_ms = all->last_data_recv_ms;

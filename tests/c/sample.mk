@@ -5,11 +5,11 @@
 
 WARD += core/sample core/pace
 WARDED += sample
-MASKED = masked masked_watch diag_posix reserve_masked
+MASKED = masked masked_watch diag_posix reserve_masked autotune_masked
 PROGRAMS += $(MASKED)
 
-UNMASKED = diag/linux
-MASKED_OBJECTS = $(patsubst %,$(DIR)/masked/%.o,$(filter-out $(UNMASKED),$(WARD)) diag/posix)
+MASKED_OBJECTS = $(patsubst %,$(DIR)/masked/%.o,$(filter-out diag/linux,$(WARD)) diag/posix core/autotune) \
+	$(filter-out %/autotune.o,$(OBJECTS))
 MASKS = ka_info ka_identify ka_pending ka_end_disconnect fstat
 
 $(DIR)/masked/%.o: $(EXT)/%.c $(HEADERS)
@@ -17,7 +17,7 @@ $(DIR)/masked/%.o: $(EXT)/%.c $(HEADERS)
 	$Q$(CC) $(CFLAGS) -DKA_NAMED_BY_ENDS=1 -c $< -o $@
 
 $(MASKED:%=$(DIR)/test_%): $(DIR)/test_%: $(DIR)/test_%.o $(DIR)/mask.o \
-		$(MASKED_OBJECTS) $(OBJECTS)
+		$(MASKED_OBJECTS)
 	$Q$(CC) $(CFLAGS) $^ $(MASKS:%=-Wl$(comma)--wrap=%) -pthread -o $@
 
 $(DIR)/test_reserve_masked.o: test_reserve.c

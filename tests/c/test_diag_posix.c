@@ -106,8 +106,10 @@ static void the_ended_and_the_new_are_not_connected(void) {
 static void others_are_told_apart(void) {
     static const struct {
         int family, type;
-    } others[] = {{AF_INET, SOCK_DGRAM}, {AF_UNIX, SOCK_STREAM},
-                  {AF_INET6, SOCK_DGRAM}, {AF_UNIX, SOCK_DGRAM}};
+    } others[] = {{AF_INET, SOCK_DGRAM},
+                  {AF_UNIX, SOCK_STREAM},
+                  {AF_INET6, SOCK_DGRAM},
+                  {AF_UNIX, SOCK_DGRAM}};
     size_t i;
     int end[2], sock;
 

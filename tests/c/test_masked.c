@@ -5,7 +5,8 @@
 
 #define PACE_MS 100 /* of limits up to 800 ms */
 
-/* ---- macOS: each class ends, and not before ------------------------------ */
+/* ---- macOS: each class ends, and not before ------------------------------
+ */
 
 static void never_spoke_ends(void) {
     struct pair pair;
@@ -149,7 +150,8 @@ static void the_longest_idle_goes_first(void) {
     part(&young);
 }
 
-/* ---- and the healthy are left alone --------------------------------------- */
+/* ---- and the healthy are left alone ---------------------------------------
+ */
 
 enum { HANDLER, EVENTS, PINGS, UPLOAD, READER, FIRST, KINDS };
 
@@ -238,16 +240,16 @@ static void unread_bytes_spare(void) {
     part(&pair);
 }
 
-/* ---- another connection of the same name --------------------------------- */
+/* ---- another connection of the same name ---------------------------------
+ */
 
 static int dial(const struct sockaddr_in *from) {
     int sock = socket(AF_INET, SOCK_STREAM, 0), on = 1;
 
     setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    loop_need(
-        bind(sock, (const struct sockaddr *)from, sizeof *from) == 0 &&
-            connect(sock, (struct sockaddr *)&place, sizeof place) == 0,
-        "connect from the same port");
+    loop_need(bind(sock, (const struct sockaddr *)from, sizeof *from) == 0 &&
+                  connect(sock, (struct sockaddr *)&place, sizeof place) == 0,
+              "connect from the same port");
     return sock;
 }
 
@@ -283,7 +285,8 @@ static void the_next_of_the_same_ends_is_another(void) {
     part(&pair);
 }
 
-/* ---- dead peers: the kernel decides --------------------------------------- */
+/* ---- dead peers: the kernel decides ---------------------------------------
+ */
 
 static int32_t value_of(int fd, int option) {
     int32_t value = -1;
@@ -341,7 +344,8 @@ static void the_owner_s_own_probes_are_left_to_him(void) {
     part(&pair);
 }
 
-/* ---- what cannot be told is not guessed ----------------------------------- */
+/* ---- what cannot be told is not guessed -----------------------------------
+ */
 
 static void nobody_is_hit_blindly(void) {
     struct pair quiet, asked, answered, late;

@@ -279,7 +279,7 @@ static struct life {
     struct ka_past past;
     struct ka_sample sample;
     struct ka_judgement got;
-    int64_t due, first; /* the next look, and the first */
+    int64_t due, first;        /* the next look, and the first */
     int64_t old_bytes, probed; /* a byte of old data in each probe */
     int64_t pace;
     int looks;
@@ -312,9 +312,9 @@ static int look(void) {
 
     life.looks++;
     mask(&seen);
-    CHECK_EQ(ka_sample_look(&life.sample, &seen, life.model.now,
-                            life.model.now),
-             1);
+    CHECK_EQ(
+        ka_sample_look(&life.sample, &seen, life.model.now, life.model.now),
+        1);
     ka_judge(&life.limits, &life.past, &seen, life.model.now, &life.got);
     if (life.pace >= 0 &&
         (life.got.again_ms < 0 || life.got.again_ms > life.pace))
@@ -578,10 +578,10 @@ static void nothing_is_late(struct overdue *overdue) {
                 model_idle(model, limits->idle_ms) &&
                     is_true(life.first, limits->idle_ms),
                 slack));
-    CHECK(!late(&overdue->of_class,
-                !doubt && model_due(model, limits) != 0 &&
-                    is_true(life.first, 6000),
-                slack));
+    CHECK(!late(
+        &overdue->of_class,
+        !doubt && model_due(model, limits) != 0 && is_true(life.first, 6000),
+        slack));
     CHECK(!late(&overdue->stalled,
                 model_stalled(model, limits->stalled_ms) &&
                     is_true(life.first, limits->stalled_ms) &&
