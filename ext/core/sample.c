@@ -164,15 +164,25 @@ static void begin(struct ka_sample *sample, const struct ka_info *info,
         sample->hidden = count_in(info);
 }
 
+/* Where the timer of retransmissions is told it is told while it runs. */
+static int are_flying(struct ka_sample *sample, const struct ka_info *info) {
+    if (info->unacked >= 0)
+        return info->unacked > 0;
+    if (info->rto_us > 0)
+        sample->timer_shows = 1;
+    return info->rto_us > 0 || !sample->timer_shows;
+}
+
 static void see_taken(struct ka_sample *sample, const struct ka_info *info) {
     int64_t more = info->notsent_bytes - sample->waiting;
+    int flying = are_flying(sample, info);
 
     if (first_sent(info) > sample->first_sent || more < 0 ||
-        (sample->in_flight && (more > 0 || info->rto_us == 0)))
+        (sample->in_flight && (more > 0 || !flying)))
         sample->taken++;
     sample->first_sent = larger(first_sent(info), sample->first_sent);
     sample->waiting = info->notsent_bytes;
-    sample->in_flight = info->rto_us != 0;
+    sample->in_flight = flying;
 }
 
 static void fill(const struct ka_sample *sample, struct ka_info *info,

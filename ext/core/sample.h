@@ -19,6 +19,7 @@ struct ka_sample {
     int64_t first_sent;          /* without what was sent once more */
     int64_t waiting;             /* bytes in the send buffer */
     int64_t in_flight;           /* 0: none of them, at the last look */
+    int32_t timer_shows;         /* that of retransmissions */
     int64_t taken; /* how often the peer was seen to take some of them */
 };
 

@@ -49,7 +49,7 @@ static void show(ka_sock sock, const struct ka_info *all,
         info->data_segs_out = all->data_segs_out;
         if (ioctl(sock, SIOCOUTQ, &waiting) == 0)
             info->notsent_bytes = waiting;
-        info->rto_us = all->unacked > 0 ? all->rto_us : 0;
+        info->rto_us = all->unacked > 0 ? all->rto_us : -1;
     }
     if (mask == WINDOWS)
         info->unacked = all->unacked;

@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := test
 
 WARD += core/sample core/pace
-WARDED += sample
+WARDED += sample sample_lives
 MASKED = masked masked_watch diag_posix reserve_masked autotune_masked
 PROGRAMS += $(MASKED)
 

@@ -3,8 +3,6 @@
 #include "mask.h"
 #include "watcher_fixture.h"
 
-#define PACE_MS 100 /* of limits up to 800 ms */
-
 /* ---- macOS: each class ends, and not before ------------------------------
  */
 
@@ -148,6 +146,25 @@ static void the_longest_idle_goes_first(void) {
     CHECK(is_well(young.far));
     part(&old);
     part(&young);
+}
+
+/* Looks by the watcher's clock: not each second without need, and no less. */
+static void looks_come_at_the_pace(void) {
+    struct pair pair;
+    uint64_t before;
+    int64_t now, end;
+
+    settings.limits.unanswered_ms = 60000;
+    open_watcher();
+    pair = meet();
+    step_for(50);
+    before = STAT(looks);
+    now = ka_os_now_ms();
+    for (end = now + 20000; now < end; now += 50)
+        while (ka_watcher_step(watcher, now) == 0)
+            continue;
+    CHECK(STAT(looks) - before >= 18 && STAT(looks) - before <= 22);
+    part(&pair);
 }
 
 /* ---- and the healthy are left alone ---------------------------------------
@@ -405,6 +422,7 @@ int main(void) {
     RUN(stalled_ends);
     RUN(a_trickle_ends);
     RUN(the_longest_idle_goes_first);
+    RUN(looks_come_at_the_pace);
     RUN(the_healthy_are_left_alone);
     RUN(unread_bytes_spare);
     RUN(the_next_of_the_same_ends_is_another);
