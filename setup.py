@@ -30,6 +30,7 @@ POLL = {
 }
 if os.environ.get("STILLALIVE_FORCE_KQUEUE"):  # with a libkqueue: docs/contributing.md
     POLL["linux"] = ["kqueue"]
+DIAG = {"linux": "linux"} | dict.fromkeys(("darwin", "freebsd", "netbsd", "openbsd"), "posix")
 INCLUDED = ["ext/include/stillalive.h", "ext/include/stillalive.pxd"]
 """What C and Cython extensions of others need: stillalive.get_include() is where it lies."""
 WITHOUT_COMPILER = """{failure}
@@ -58,7 +59,7 @@ def c_sources():
     core += glob(f"ext/core/*_{system}.c")
     poll = [*for_this_system(POLL, []), "pollfallback"]
     sockopt = for_this_system(SOCKOPT, "none")
-    diag = "linux" if sys.platform == "linux" else "none"
+    diag = for_this_system(DIAG, "none")
     return [
         *sorted(core),
         *(f"ext/poll/{name}.c" for name in poll),

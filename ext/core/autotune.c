@@ -19,7 +19,11 @@
  * comparison with a rule alone, because the owner may have chosen the same
  * values, but only for a socket that is remembered by its cookie, which no
  * other socket ever bears. Of KA_BOUND sockets this is remembered, which is
- * enough, because connect follows bind at once or not at all.
+ * enough, because connect follows bind at once or not at all. Where sockets
+ * have no cookie (all systems but Linux) the descriptor and, on macOS, its
+ * inode stand for it: they come again when a socket is closed, so there it
+ * must also hold the very values that were set. Options that cannot be read
+ * cannot be compared; what is on them is thought to be ours.
  *
  * A half-way state. What fails puts back everything it may have changed.
  *
@@ -35,7 +39,12 @@
 #include <stdlib.h>
 
 #include "atomics.h"
+#include "reserve.h"
 #include "sockopt.h"
+
+#if KA_NAMED_BY_ENDS && !defined(_WIN32)
+#include <sys/stat.h>
+#endif
 
 struct ka_rule {
     struct ka_policy policy;
@@ -109,6 +118,28 @@ int ka_autotune_concerns(int moment) {
            (moment == KA_AT_CONNECT && atomic_load(&bound_so_far) > 0);
 }
 
+/* ---- by what a socket is found again -------------------------------------
+ */
+
+#if !KA_NAMED_BY_ENDS
+static int name_of(ka_sock sock, uint64_t *name) {
+    return ka_identify(sock, name);
+}
+#else
+static int name_of(ka_sock sock, uint64_t *name) {
+    uint64_t number = 0;
+#ifndef _WIN32
+    struct stat seen;
+
+    if (fstat(sock, &seen) < 0)
+        return -1;
+    number = (uint64_t)seen.st_ino;
+#endif
+    *name = (number ^ (uint64_t)sock * UINT64_C(0x9E3779B97F4A7C15)) | 1;
+    return 0;
+}
+#endif
+
 /* ---- who was bound lately ------------------------------------------------
  */
 
@@ -157,24 +188,32 @@ static void put_back(ka_sock sock, const struct ka_policy *before,
             (void)ka_os_put_back(sock, option, before->value[option]);
 }
 
+static int is_as_set(const struct ka_policy *held,
+                     const struct ka_policy *set) {
+    int i;
+
+    for (i = 0; i < KA_OPTIONS; i++)
+        if (held->value[i] != set->value[i] && held->value[i] != KA_UNREADABLE)
+            return 0;
+    return 1;
+}
+
 /* Returns 1 when it was bound under the very rule that now applies. */
 static int undo_bind(ka_sock sock, const struct ka_rule *now) {
     struct ka_policy before, after, held;
     struct ka_rule *rule;
     struct ka_fault fault;
     uint64_t cookie;
-    int i;
 
-    if (atomic_load(&bound_so_far) == 0 || ka_identify(sock, &cookie) < 0 ||
+    if (atomic_load(&bound_so_far) == 0 || name_of(sock, &cookie) < 0 ||
         !recall(cookie, &rule, &before, &after))
+        return 0;
+    if (rule == now && !KA_NAMED_BY_ENDS)
+        return 1;
+    if (ka_read(sock, &held, &fault) < 0 || !is_as_set(&held, &after))
         return 0;
     if (rule == now)
         return 1;
-    if (ka_read(sock, &held, &fault) < 0)
-        return 0;
-    for (i = 0; i < KA_OPTIONS; i++)
-        if (held.value[i] != after.value[i])
-            return 0;
     put_back(sock, &before, &after);
     atomic_fetch_add_explicit(&rule->given_back, 1, memory_order_relaxed);
     return 0;
@@ -201,6 +240,19 @@ static int is_fresh(const struct ka_policy *held) {
             same = same && held->value[i] == usual;
     }
     return same;
+}
+
+/* What the kernel has made of it: some count in whole seconds. */
+static void read_back(ka_sock sock, struct ka_policy *after) {
+    struct ka_policy held;
+    struct ka_fault fault;
+    int i;
+
+    if (!KA_NAMED_BY_ENDS || ka_read(sock, &held, &fault) < 0)
+        return;
+    for (i = 0; i < KA_OPTIONS; i++)
+        if (held.value[i] != KA_UNREADABLE)
+            after->value[i] = held.value[i];
 }
 
 static int tune(ka_sock sock, struct ka_rule *rule, int moment) {
@@ -232,8 +284,10 @@ static int tune(ka_sock sock, struct ka_rule *rule, int moment) {
         put_back(sock, &held, &after);
         return rc;
     }
-    if (moment == KA_AT_BIND && ka_identify(sock, &cookie) == 0)
+    if (moment == KA_AT_BIND && name_of(sock, &cookie) == 0) {
+        read_back(sock, &after);
         remember(cookie, rule, &held, &after);
+    }
     atomic_fetch_add_explicit(&rule->tuned, 1, memory_order_relaxed);
     return KA_TUNED;
 }

@@ -30,7 +30,16 @@
  * it the connection is disconnected after a while, by a reset; but that
  * throws away what has not been read, so not as long as there is something.
  * For any other cause the peer's kernel is alive and would answer: that one
- * is disconnected at once.
+ * is disconnected at once. Not every system can disconnect. On the BSDs and
+ * macOS the kernel gives up, unasked, whoever has been silent for longer than
+ * his keepalive allows: with the shortest values that is two seconds of
+ * silence, which an idle connection has behind it or will have soon. So it is
+ * pressed until then, and never shut down instead: an end would be a lie.
+ *
+ * A name is lost. Where connections are named by their ends a dead one has no
+ * name any more, and no peer. Nothing is done then, so nobody can be hit; it
+ * is told what poll shows, if the socket there is at the same local address
+ * and has an error.
  *
  * An end is not told. A watch that ends has somebody who waits for it; while
  * the ring is full it does not end, and is looked at again.
@@ -58,14 +67,11 @@
 #include <errno.h>
 #include <string.h>
 
-#ifndef ESTALE /* Windows; the system's number */
-#define ESTALE 10070
-#endif
-
 #define KA_ABORT_PACE_MS 50
 #define KA_ABORT_MS 300         /* for the kernel's own error */
 #define KA_ABORT_UNREAD_MS 5300 /* the same, while bytes are unread */
 #define KA_ABORT_MOST_MS 30000
+#define KA_ABORT_PRESS_MS 1700 /* a second of silence, and a slow timer */
 #define KA_RETRY_MS 50
 #define KA_LATE_MS 1000
 /* Looks at those who must wait: at most about 2 % of a core. */
@@ -171,11 +177,9 @@ static void lose(struct ka_watcher *watcher, int64_t now_ms) {
 
 /* ---- the duplicate ------------------------------------------------------ */
 
-/* 1: reserve.sock is this very connection, until ka_reserve_give. 0: *again
- * is what the look returns. */
-static int take(struct ka_watcher *watcher, struct ka_ward *ward,
-                int64_t now_ms, int64_t *again) {
-    uint64_t identity;
+/* The same whoever it is. */
+static int take_any(struct ka_watcher *watcher, struct ka_ward *ward,
+                    int64_t now_ms, int64_t *again) {
     int rc = ka_reserve_take(&watcher->reserve, ward->sock);
 
     watcher->taken++;
@@ -186,7 +190,15 @@ static int take(struct ka_watcher *watcher, struct ka_ward *ward,
     } else if (rc == -EBADF) {
         *again = ka_deed_gone(watcher, ward, now_ms);
     }
-    if (rc < 0)
+    return rc >= 0;
+}
+
+int ka_deed_take(struct ka_watcher *watcher, struct ka_ward *ward,
+                 int64_t now_ms, int64_t *again) {
+    uint64_t identity;
+    int rc;
+
+    if (!take_any(watcher, ward, now_ms, again))
         return 0;
     rc = ka_identify(watcher->reserve.sock, &identity);
     if (rc == 0 && identity == ward->identity)
@@ -300,6 +312,12 @@ static void begin_abort(const struct deed *deed) {
     deed->ward->abort_ms = deed->now_ms;
 }
 
+/* Where nobody but the kernel can end it with an error: once more. */
+static int64_t press(ka_sock sock) {
+    (void)ka_set(sock, KA_IDLE, 1);
+    return KA_ABORT_PRESS_MS;
+}
+
 static int64_t end_of_abort(struct ka_ward *ward) {
     ward->flags &= ~(uint32_t)KA_WARD_ENDING;
     return ward->flags & KA_WARD_WATCHED ? KA_LET_GO : KA_ENDED_MS;
@@ -309,6 +327,7 @@ int64_t ka_deed_go_on(struct ka_watcher *watcher, struct ka_ward *ward,
                       const struct ka_info *info, int64_t now_ms) {
     int64_t age, unread = 0, again;
     struct ka_info own;
+    int rc;
 
     /* A process that was stopped has had no time to read. */
     if (ward->abort_ms < watcher->epoch_ms)
@@ -316,7 +335,7 @@ int64_t ka_deed_go_on(struct ka_watcher *watcher, struct ka_ward *ward,
     age = now_ms - ward->abort_ms;
     if (age < KA_ABORT_MS && info->state != KA_TCP_CLOSE)
         return KA_ABORT_PACE_MS;
-    if (!take(watcher, ward, now_ms, &again))
+    if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
     again = KA_ABORT_PACE_MS;
     if (ka_info(watcher->reserve.sock, &own) == 0 && own.state == KA_TCP_CLOSE)
@@ -326,9 +345,11 @@ int64_t ka_deed_go_on(struct ka_watcher *watcher, struct ka_ward *ward,
               (ka_unread(watcher->reserve.sock, &unread) == 0 &&
                unread == 0))) {
         /* Some kernels refuse while a thread of the owner waits. */
-        if (ka_end_disconnect(watcher->reserve.sock) == 0 ||
-            age >= KA_ABORT_MOST_MS)
+        rc = ka_end_disconnect(watcher->reserve.sock);
+        if (rc == 0 || age >= KA_ABORT_MOST_MS)
             again = end_of_abort(ward);
+        else if (rc == -EOPNOTSUPP)
+            again = press(watcher->reserve.sock);
     }
     ka_reserve_give(&watcher->reserve);
     return again;
@@ -406,10 +427,13 @@ static int64_t ask_settings(struct deed *deed) {
 static int64_t act_on_duplicate(struct deed *deed) {
     struct ka_watcher *watcher = deed->watcher;
     struct ka_ward *ward = deed->ward;
-    int watched = (ward->flags & KA_WARD_WATCHED) != 0;
+    int watched = (ward->flags & KA_WARD_WATCHED) != 0, rc;
     int64_t again = 0;
 
-    if (ka_info(deed->sock, &deed->info) < 0)
+    rc = ka_ward_ask(ward, deed->sock, &deed->info, deed->now_ms);
+    if (rc == -ESTALE)
+        return ka_deed_gone(watcher, ward, deed->now_ms);
+    if (rc < 0)
         return KA_RETRY_MS;
     ka_ward_judge(watcher, ward, &deed->info, deed->now_ms, &deed->judged);
     if (!is_still(deed))
@@ -442,7 +466,7 @@ int64_t ka_deed_act(struct ka_watcher *watcher, struct ka_ward *ward,
     struct deed deed;
     int64_t again;
 
-    if (!take(watcher, ward, now_ms, &again))
+    if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
     blank(&deed, watcher, ward, cause, now_ms);
     again = act_on_duplicate(&deed);
@@ -497,7 +521,7 @@ int64_t ka_deed_closed(struct ka_watcher *watcher, struct ka_ward *ward,
 
     if (ka_ring_is_full(watcher->ring))
         return KA_RETRY_MS;
-    if (!take(watcher, ward, now_ms, &again))
+    if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
     blank(&deed, watcher, ward, KA_FOR_GONE, now_ms);
     memset(&verdict, 0, sizeof verdict);
@@ -522,65 +546,31 @@ int64_t ka_deed_closed(struct ka_watcher *watcher, struct ka_ward *ward,
     return KA_LET_GO;
 }
 
-/* ---- keepalive of what is watched or was found -------------------------- */
-
-/* While it was connecting the pace would have shortened the attempt. */
-int64_t ka_deed_quicken(struct ka_watcher *watcher, struct ka_ward *ward,
-                        int64_t now_ms) {
-    int64_t margin = ward->detect_ms / 19, again, most;
-    int32_t held;
-
-    if (ward->detect_ms < 0)
-        return KA_NO_TIME;
-    if (!take(watcher, ward, now_ms, &again))
-        return again;
-    most = (ward->detect_ms + (margin > 200 ? margin : 200) + 2) / 4000;
-    most = ka_clamp(most, 1, 120) * 1000;
-    if (ka_get(watcher->reserve.sock, KA_RTO_MAX, &held) == 0 && held > most)
-        (void)ka_set(watcher->reserve.sock, KA_RTO_MAX, (int32_t)most);
-    ka_reserve_give(&watcher->reserve);
-    ward->flags |= KA_WARD_PACED;
-    return KA_NO_TIME;
+static int is_reset(int code) {
+    return code == ECONNRESET || code == ECONNREFUSED || code == EPIPE ||
+           code == ECONNABORTED;
 }
 
-static int32_t lowered(int32_t value, int32_t by) {
-    return value == KA_LEAVE ? value : value - by > 1 ? value - by : 1;
-}
-
-/* A timeout of the owner's own, or probes as frequent, are left to him. */
-static int is_slow(ka_sock sock, const struct ka_policy *pace) {
-    int32_t enabled, idle, interval, timeout;
-
-    if (pace->value[KA_IDLE] == KA_LEAVE ||
-        pace->value[KA_INTERVAL] == KA_LEAVE ||
-        ka_get(sock, KA_ENABLED, &enabled) < 0 ||
-        ka_get(sock, KA_IDLE, &idle) < 0 ||
-        ka_get(sock, KA_INTERVAL, &interval) < 0)
-        return 0;
-    if (ka_get(sock, KA_USER_TIMEOUT, &timeout) == 0 && timeout > 0)
-        return 0;
-    return !enabled ||
-           (int64_t)idle + interval >
-               (int64_t)pace->value[KA_IDLE] + pace->value[KA_INTERVAL];
-}
-
-int64_t ka_deed_pace(struct ka_watcher *watcher, struct ka_ward *ward,
-                     int64_t now_ms) {
-    struct ka_policy pace = watcher->settings.pace;
-    struct ka_fault fault;
+int64_t ka_deed_nameless(struct ka_watcher *watcher, struct ka_ward *ward,
+                         int64_t now_ms) {
+    struct ka_pending pending;
+    struct deed deed;
     int64_t again;
-    int32_t by;
+    int rc;
 
-    if (!take(watcher, ward, now_ms, &again))
+    if (ka_ring_is_full(watcher->ring))
+        return KA_RETRY_MS;
+    if (!take_any(watcher, ward, now_ms, &again))
         return again;
-    if (is_slow(watcher->reserve.sock, &pace)) {
-        by = watcher->settings.pace_jitter;
-        by = by > 0 ? (int32_t)(ward->identity % ((uint64_t)by + 1)) : 0;
-        pace.value[KA_IDLE] = lowered(pace.value[KA_IDLE], by);
-        pace.value[KA_INTERVAL] = lowered(pace.value[KA_INTERVAL], by);
-        (void)ka_apply_fresh(watcher->reserve.sock, &pace, &fault);
-    }
+    rc = ka_pending(watcher->reserve.sock, &pending);
     ka_reserve_give(&watcher->reserve);
-    ward->flags |= KA_WARD_PACED;
-    return KA_NO_TIME;
+    if (rc < 0 || (!pending.error && pending.code == 0))
+        return ka_deed_gone(watcher, ward, now_ms);
+    blank(&deed, watcher, ward,
+          is_reset(pending.code) ? KA_FOR_RESET : KA_FOR_TIMED_OUT, now_ms);
+    deed.err = pending.code;
+    deed.unread = pending.unread;
+    tell(&deed);
+    ka_ward_end(watcher, ward);
+    return KA_LET_GO;
 }

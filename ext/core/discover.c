@@ -332,7 +332,7 @@ static void consider(struct ka_eviction *evict, struct ka_candidate one) {
 }
 
 /* By the bare number: who is chosen is judged again. */
-static void scan_one(struct ka_watcher *watcher, const struct ka_ward *ward,
+static void scan_one(struct ka_watcher *watcher, struct ka_ward *ward,
                      int64_t now_ms) {
     struct ka_candidate one = {0, ward->id};
     struct ka_info info;
@@ -342,7 +342,8 @@ static void scan_one(struct ka_watcher *watcher, const struct ka_ward *ward,
         (ward->flags &
          (KA_WARD_WATCHED | KA_WARD_ENDED | KA_WARD_EXEMPT | KA_WARD_TOLD)) ||
         ka_is_held(watcher, ward->identity) ||
-        ka_info(ward->sock, &info) < 0 || ka_classify(&info) != KA_ANSWERED)
+        ka_ward_ask(ward, ward->sock, &info, now_ms) < 0 ||
+        ka_classify(&info) != KA_ANSWERED)
         return;
     one.idle_ms = ka_payload_idle_ms(&info);
     if (one.idle_ms > awake)

@@ -18,14 +18,30 @@
 #ifndef KA_RESERVE_H
 #define KA_RESERVE_H
 
+#include <errno.h>
+
 #include "stillalive.h"
+
+/* 1 where a connection has no name of its own (SO_COOKIE) but is named by its
+ * two ends: it loses that name when it ends, and gets it when it connects. */
+#ifndef KA_NAMED_BY_ENDS
+#ifdef __linux__
+#define KA_NAMED_BY_ENDS 0
+#else
+#define KA_NAMED_BY_ENDS 1
+#endif
+#endif
+
+#ifndef ESTALE /* Windows; the system's number */
+#define ESTALE 10070
+#endif
 
 #define KA_LATELY 64
 
 struct ka_reserve {
     ka_sock sock;   /* the number: the pipe, or while taken a duplicate */
     ka_sock filler; /* the other number of the pipe */
-    uint64_t device, inode; /* of the pipe */
+    uint64_t device, inode, twin; /* of the pipe, whose ends may differ */
     int32_t taken;
     uint32_t takes; /* so far, and what the last of them were */
     int32_t lately[KA_LATELY];
@@ -51,8 +67,9 @@ int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock);
 void ka_reserve_give(struct ka_reserve *reserve);
 
 /* What is done to a connection, on the duplicate. */
-int ka_end_shutdown(ka_sock sock);   /* both ways: the owner reads an end */
-int ka_end_disconnect(ka_sock sock); /* reset: the owner's calls fail */
+int ka_end_shutdown(ka_sock sock); /* both ways: the owner reads an end */
+/* Reset: the owner's calls fail. -EOPNOTSUPP where no call does that. */
+int ka_end_disconnect(ka_sock sock);
 /* MPTCP, with more than the path whose counters can be seen. */
 int ka_has_paths(ka_sock sock);
 /* Bytes that the owner has not read. */

@@ -20,6 +20,17 @@
  * pipe would become it, and take what is printed. So it is moved above 2,
  * and whoever finds it nevertheless does not block on it.
  *
+ * Numbers of files. Elsewhere than on Linux the two ends of a pipe have a
+ * number each, or none; then the time at which they were made must do, in the
+ * kernel's tick. Sockets have none on the BSDs: there a duplicate is known by
+ * the ends of its connection, and, when that has just ended and has none any
+ * more, by being a socket.
+ *
+ * No dup3. On macOS a duplicate is put there first and closed on exec a moment
+ * later. A program that another thread starts in between inherits it, and the
+ * connection stays open until that program ends. It is the system's gap, and
+ * that of every open descriptor there.
+ *
  * Fork. A child gets its descriptors from one moment and its memory from a
  * later one, so what stands at our number there is what this knows to be
  * there only by chance. It knows the last that were put there.
@@ -50,33 +61,60 @@
 #include <unistd.h>
 
 #define KA_LOWEST 3
+#define KA_NAMELESS 0x40000000
+#if defined(__APPLE__) || defined(__NetBSD__)
+#define KA_MADE st_ctimespec
+#else
+#define KA_MADE st_ctim
+#endif
 #define KA_IPPROTO_MPTCP 262
 #define KA_SOL_MPTCP 284
 #define KA_MPTCP_INFO 1
 
 /* ---- our own numbers ---------------------------------------------------- */
 
+/* A pipe has an inode, or the moment in which it was made. */
+static uint64_t number_of(const struct stat *seen) {
+    if (seen->st_ino != 0)
+        return (uint64_t)seen->st_ino;
+    return S_ISFIFO(seen->st_mode)
+               ? (uint64_t)seen->KA_MADE.tv_sec * UINT64_C(1000000000) +
+                     (uint64_t)seen->KA_MADE.tv_nsec
+               : 0;
+}
+
 static int is_pipe(const struct ka_reserve *reserve, int fd) {
     struct stat seen;
 
     return fd >= 0 && fstat(fd, &seen) == 0 &&
            (uint64_t)seen.st_dev == reserve->device &&
-           (uint64_t)seen.st_ino == reserve->inode;
+           (number_of(&seen) == reserve->inode ||
+            number_of(&seen) == reserve->twin);
 }
 
 /* What fits into `taken`, never 0. Linux gives sockets numbers of 32 bits,
- * so all but the top one is there. */
-static int32_t mark_of(const struct stat *seen) {
-    uint64_t inode = (uint64_t)seen->st_ino;
+ * so all but the top one is there. Others give them none. */
+static int32_t mark_of(int fd, const struct stat *seen) {
+    uint64_t number = (uint64_t)seen->st_ino;
 
-    return (int32_t)((inode ^ inode >> 31) & INT32_MAX) | 0x40000000;
+    if (number == 0 && ka_identify(fd, &number) < 0)
+        return KA_NAMELESS;
+    return (int32_t)((number ^ number >> 31) & INT32_MAX) | KA_NAMELESS;
+}
+
+/* A connection that has ended meanwhile may have no name any more. */
+static int has_mark(int fd, const struct stat *seen, int32_t mark) {
+    int32_t found = mark_of(fd, seen);
+
+    return found == mark || (found == KA_NAMELESS && seen->st_ino == 0);
 }
 
 static int is_duplicate(const struct ka_reserve *reserve) {
     struct stat seen;
 
     return reserve->taken && fstat(reserve->sock, &seen) == 0 &&
-           S_ISSOCK(seen.st_mode) && mark_of(&seen) == reserve->taken;
+           S_ISSOCK(seen.st_mode) &&
+           has_mark(reserve->sock, &seen, reserve->taken);
 }
 
 static int duplicate_onto(int from, int to) {
@@ -100,7 +138,7 @@ static int is_one_of_late(const struct ka_reserve *reserve) {
         fstat(reserve->sock, &seen) < 0 || !S_ISSOCK(seen.st_mode))
         return 0;
     for (i = 0; i < KA_LATELY; i++)
-        if (reserve->lately[i] == mark_of(&seen))
+        if (reserve->lately[i] == mark_of(reserve->sock, &seen))
             return 1;
     return 0;
 }
@@ -137,7 +175,7 @@ static int move_up(int *fd) {
 }
 
 int ka_reserve_open(struct ka_reserve *reserve) {
-    struct stat seen;
+    struct stat seen, twin;
     int end[2], rc;
 
     memset(reserve, 0, sizeof *reserve);
@@ -148,7 +186,7 @@ int ka_reserve_open(struct ka_reserve *reserve) {
     rc = move_up(&end[0]);
     if (rc == 0)
         rc = move_up(&end[1]);
-    if (rc == 0 && fstat(end[0], &seen) < 0)
+    if (rc == 0 && (fstat(end[0], &seen) < 0 || fstat(end[1], &twin) < 0))
         rc = -errno;
     if (rc < 0) {
         close(end[0]);
@@ -158,7 +196,8 @@ int ka_reserve_open(struct ka_reserve *reserve) {
     reserve->sock = end[0];
     reserve->filler = end[1];
     reserve->device = (uint64_t)seen.st_dev;
-    reserve->inode = (uint64_t)seen.st_ino;
+    reserve->inode = number_of(&seen);
+    reserve->twin = number_of(&twin);
     return 0;
 }
 
@@ -190,7 +229,7 @@ static int note_taken(struct ka_reserve *reserve, int fd) {
 
     if (fstat(fd, &seen) < 0)
         return -EBADF;
-    reserve->lately[reserve->takes++ % KA_LATELY] = mark_of(&seen);
+    reserve->lately[reserve->takes++ % KA_LATELY] = mark_of(fd, &seen);
     return 0;
 }
 
@@ -216,7 +255,7 @@ int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock) {
         return rc;
     if (fstat(reserve->sock, &seen) < 0)
         return -ESTALE;
-    reserve->taken = mark_of(&seen);
+    reserve->taken = mark_of(reserve->sock, &seen);
     if (S_ISSOCK(seen.st_mode))
         return 0;
     /* The owner's number is a file by now, which give would not know. */
@@ -245,11 +284,16 @@ int ka_end_shutdown(ka_sock sock) {
 }
 
 int ka_end_disconnect(ka_sock sock) {
+#ifdef __linux__
     struct sockaddr nobody;
 
     memset(&nobody, 0, sizeof nobody);
     nobody.sa_family = AF_UNSPEC;
     return connect(sock, &nobody, sizeof nobody) < 0 ? -errno : 0;
+#else
+    (void)sock;
+    return -EOPNOTSUPP;
+#endif
 }
 
 /* MPTCP counts the peer's end as a byte. */

@@ -18,6 +18,7 @@
 
 #include "os.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,7 @@
 #define KA_LONGEST_MS 86400000 /* between two looks, if there are any */
 #define KA_WATCH_MOST_MS 1000
 #define KA_WATCH_LEAST_MS 100
+#define KA_ORDER_MS 8000 /* as a limit: who is to be evicted first */
 /* A drain looks at everybody, for not more than a quarter of a core. */
 #define KA_DRAINED_PER_MS 160
 
@@ -250,6 +252,7 @@ int ka_wards_review(struct ka_watcher *watcher, int64_t now_ms) {
         }
         (void)ka_ward_mark(watcher, ward, KA_WARD_TOLD, 0);
         ward->flags &= ~(uint32_t)(KA_WARD_EXEMPT | KA_WARD_PACED);
+        ward->count_ms = 0;
         ka_ward_arm(watcher, ward, 0, now_ms);
     }
     return watcher->review > 0;
@@ -260,6 +263,23 @@ int ka_wards_review(struct ka_watcher *watcher, int64_t now_ms) {
 static int is_connected(const struct ka_info *info) {
     return info->state != KA_TCP_CLOSE && info->state != KA_TCP_LISTEN &&
            info->state != KA_TCP_SYN_SENT && info->state != KA_TCP_SYN_RECV;
+}
+
+/* It was ours, by all that is left of it: see ka_deed_nameless. */
+static int is_nameless(const struct ka_ward *ward) {
+    struct ka_endpoint local, peer;
+    int rc;
+
+    if (!KA_NAMED_BY_ENDS || ward->ends == NULL || ward->seen_state < 0 ||
+        (ward->flags & (KA_WARD_WATCHED | KA_WARD_ENDED)) != KA_WARD_WATCHED)
+        return 0;
+    rc = ka_endpoints(ward->sock, &local, &peer);
+    if (rc < 0)
+        return rc != -EBADF && rc != -ENOTSOCK;
+    return peer.family == 0 && local.family == ward->ends[0].family &&
+           local.port == ward->ends[0].port &&
+           memcmp(local.address, ward->ends[0].address,
+                  sizeof local.address) == 0;
 }
 
 static int is_same(const struct ka_ward *ward) {
@@ -287,6 +307,29 @@ int64_t ka_ward_since(const struct ka_watcher *watcher,
                                              : watcher->epoch_ms;
 }
 
+int ka_ward_ask(struct ka_ward *ward, ka_sock sock, struct ka_info *info,
+                int64_t now_ms) {
+    int64_t read_ms = now_ms, real_ms;
+    int rc = ka_info(sock, info);
+
+    if (rc < 0 || !ka_sample_needed(info))
+        return rc;
+    real_ms = ka_os_now_ms() + ka_os_clock_lag_ms();
+    if (real_ms > read_ms)
+        read_ms = real_ms;
+    return ka_sample_look(&ward->sample, info, read_ms, now_ms) < 0 ? -ESTALE
+                                                                    : 0;
+}
+
+/* What is needed beside the looks that the judge asks for. */
+static int64_t pace_of(const struct ka_watcher *watcher,
+                       const struct ka_ward *ward, struct ka_limits *limits) {
+    if (!(ward->flags & KA_WARD_WATCHED) && watcher->settings.evict_above >= 0)
+        limits->idle_ms = ka_sooner(limits->idle_ms, KA_ORDER_MS);
+    return ka_sample_pace(limits,
+                          watcher->stats.tracked + watcher->stats.watched);
+}
+
 void ka_ward_judge(const struct ka_watcher *watcher, struct ka_ward *ward,
                    const struct ka_info *info, int64_t now_ms,
                    struct ka_judgement *out) {
@@ -297,7 +340,14 @@ void ka_ward_judge(const struct ka_watcher *watcher, struct ka_ward *ward,
         ka_past_begin(&ward->past, info, since, now_ms);
     ward->flags |= KA_WARD_BEGUN;
     limits_of(watcher, ward, &limits);
+    if (ka_is_deaf(info))
+        limits.detect_ms = KA_NO_TIME;
+    if (info->unacked < 0 && info->notsent_bytes < 0) /* it may be sending */
+        limits.idle_ms = KA_NO_TIME;
     ka_judge(&limits, &ward->past, info, now_ms, out);
+    if (ward->sample.begun)
+        out->again_ms =
+            ka_sooner(out->again_ms, pace_of(watcher, ward, &limits));
 }
 
 static void is_fine(struct ka_watcher *watcher, struct ka_ward *ward) {
@@ -360,7 +410,12 @@ static int64_t look_at_watch(struct ka_watcher *watcher, struct ka_ward *ward,
         return pace;
     }
     if (!(ward->flags & KA_WARD_PACED)) {
-        again = ka_deed_quicken(watcher, ward, now_ms);
+        again = ka_pace_watched(watcher, ward, info, now_ms);
+        if (again != KA_NO_TIME || watcher->lost)
+            return again;
+    }
+    if (ka_pace_is_due(ward, now_ms)) {
+        again = ka_pace_count(watcher, ward, now_ms);
         if (again != KA_NO_TIME || watcher->lost)
             return again;
     }
@@ -411,12 +466,19 @@ static int64_t look_at_found(struct ka_watcher *watcher, struct ka_ward *ward,
     (void)ka_ward_mark(watcher, ward, KA_WARD_TOLD, 0);
     if (watcher->settings.limits.detect_ms >= 0 &&
         !(ward->flags & KA_WARD_PACED)) {
-        again = ka_deed_pace(watcher, ward, now_ms);
+        again = ka_pace_found(watcher, ward, info, now_ms);
+        if (again != KA_NO_TIME || watcher->lost)
+            return again;
+    }
+    if (ka_pace_is_due(ward, now_ms)) {
+        again = ka_pace_count(watcher, ward, now_ms);
         if (again != KA_NO_TIME || watcher->lost)
             return again;
     }
     ka_ward_judge(watcher, ward, info, now_ms, &judged);
     again = judged.again_ms;
+    if (ward->count_ms > 0)
+        again = ka_sooner(again, ward->count_ms - now_ms);
     cause = judged.cause;
     if (cause == KA_NO_CAUSE && watcher->draining)
         cause = drained(watcher, &judged, &again);
@@ -432,8 +494,9 @@ void ka_ward_look(struct ka_watcher *watcher, struct ka_ward *ward,
     int64_t again;
 
     watcher->stats.looks++;
-    if (!is_same(ward) || ka_info(ward->sock, &info) < 0)
-        again = ka_deed_gone(watcher, ward, now_ms);
+    if (!is_same(ward) || ka_ward_ask(ward, ward->sock, &info, now_ms) < 0)
+        again = is_nameless(ward) ? ka_deed_nameless(watcher, ward, now_ms)
+                                  : ka_deed_gone(watcher, ward, now_ms);
     else if (ward->flags & KA_WARD_ENDING)
         again = ka_deed_go_on(watcher, ward, &info, now_ms);
     else if (ward->flags & KA_WARD_ENDED)

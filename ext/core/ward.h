@@ -3,6 +3,7 @@
  *   watcher.c   the functions of watcher.h, the thread, a step
  *   ward.c      one connection: where it is kept, a look at it
  *   deed.c      whatever is done on a duplicate
+ *   pace.c      the keepalive of what is watched or was found
  *   discover.c  which connections there are, and which of them are too many
  *
  * All of it runs inside the watcher's monitor, or in a test's only thread.
@@ -13,6 +14,7 @@
 #include "atomics.h"
 #include "os.h"
 #include "reserve.h"
+#include "sample.h"
 #include "table.h"
 #include "monitor.h"
 #include "watcher.h"
@@ -43,11 +45,14 @@ struct ka_ward {
     int64_t detect_ms, idle_ms;
     int64_t from_ms;  /* silence before this does not count */
     int64_t abort_ms; /* when it began */
+    int64_t count_ms; /* when its count may be lowered; 0: it need not be */
+    int32_t paced_idle, paced_interval;
     int64_t told_in, told_out;
     int64_t seen_ms, seen_segs, seen_state; /* the last look at it open */
     int64_t seen_beyond; /* ka_acked_beyond while nothing was under way; -1 */
     struct ka_endpoint *ends; /* local and peer of a watch; NULL not known */
     struct ka_past past;
+    struct ka_sample sample;
 };
 #define KA_NOT_YET INT64_MAX /* as from_ms: it is not connected */
 
@@ -196,6 +201,10 @@ void ka_ward_end(struct ka_watcher *watcher, struct ka_ward *ward);
 /* Silence before this does not count. */
 int64_t ka_ward_since(const struct ka_watcher *watcher,
                       const struct ka_ward *ward);
+/* ka_info of `sock`, which the ward is by name, with what is known from
+ * earlier looks where the kernel does not tell. -ESTALE: it is another one. */
+int ka_ward_ask(struct ka_ward *ward, ka_sock sock, struct ka_info *info,
+                int64_t now_ms);
 /* By the limits that hold for it. */
 void ka_ward_judge(const struct ka_watcher *watcher, struct ka_ward *ward,
                    const struct ka_info *info, int64_t now_ms,
@@ -232,17 +241,38 @@ int64_t ka_deed_go_on(struct ka_watcher *watcher, struct ka_ward *ward,
 /* A watched connection is closed: tell how. KA_NO_TIME: it is not. */
 int64_t ka_deed_closed(struct ka_watcher *watcher, struct ka_ward *ward,
                        int64_t now_ms);
+/* The same where it has lost its name with its end. */
+int64_t ka_deed_nameless(struct ka_watcher *watcher, struct ka_ward *ward,
+                         int64_t now_ms);
 /* The number means another socket, or none. */
 int64_t ka_deed_gone(struct ka_watcher *watcher, struct ka_ward *ward,
                      int64_t now_ms);
-/* A watched one is connected now: retransmissions at its pace. KA_NO_TIME. */
-int64_t ka_deed_quicken(struct ka_watcher *watcher, struct ka_ward *ward,
-                        int64_t now_ms);
-/* See to the keepalive of what was found. KA_NO_TIME. */
-int64_t ka_deed_pace(struct ka_watcher *watcher, struct ka_ward *ward,
-                     int64_t now_ms);
+/* 1: reserve.sock is this very connection, until ka_reserve_give. 0: *again
+ * is what the look returns. */
+int ka_deed_take(struct ka_watcher *watcher, struct ka_ward *ward,
+                 int64_t now_ms, int64_t *again);
 /* Milliseconds until something may be ended; 0 now. */
 int64_t ka_budget_wait(struct ka_watcher *watcher, int64_t now_ms);
+
+/* ---- pace.c: each returns KA_NO_TIME, or as a look does ------------------
+ */
+
+/* A watched one is connected now: retransmissions at its pace. */
+int64_t ka_pace_watched(struct ka_watcher *watcher, struct ka_ward *ward,
+                        const struct ka_info *info, int64_t now_ms);
+/* See to the keepalive of what was found. */
+int64_t ka_pace_found(struct ka_watcher *watcher, struct ka_ward *ward,
+                      const struct ka_info *info, int64_t now_ms);
+/* Where the kernel is to decide: its count, as soon as that may be. */
+int64_t ka_pace_count(struct ka_watcher *watcher, struct ka_ward *ward,
+                      int64_t now_ms);
+static inline int ka_pace_is_due(const struct ka_ward *ward, int64_t now_ms) {
+    return ward->count_ms > 0 && now_ms >= ward->count_ms;
+}
+/* 1 when the watcher cannot see whether questions go unanswered. */
+static inline int ka_is_deaf(const struct ka_info *info) {
+    return info->probes < 0;
+}
 
 /* ---- discover.c --------------------------------------------------------- */
 

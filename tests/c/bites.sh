@@ -265,7 +265,7 @@ bite dup-onto-anything $reserve \
     plain test_reserve who_got_our_number_keeps_it
 bite gives-blindly $reserve 's/ && is_duplicate(reserve))/)/' \
     plain test_reserve a_file_that_got_it_while_taken_survives
-bite any-socket $reserve 's/ && mark_of(&seen) == reserve->taken//; s/S_ISSOCK(seen.st_mode) &&$/S_ISSOCK(seen.st_mode)/' \
+bite any-socket $reserve 's/has_mark(reserve->sock, &seen, reserve->taken)/has_mark(reserve->sock, \&seen, mark_of(reserve->sock, \&seen))/' \
     plain test_reserve a_socket_that_got_it_while_taken_survives
 bite holds-it-open $reserve '/^void ka_reserve_give/,/^}/s/(void)close(reserve->sock);//' \
     plain test_reserve a_lost_pipe_leaves_no_duplicate
@@ -418,6 +418,40 @@ bite queue-left-open $bsd 's/    close(queue);//' \
     plain test_openbsd pictures_of_a_kqueue
 bite end-is-a-stranger $live 's/rc < 0 \&\& rc != -ENOTCONN) ./rc < 0) \//' \
     plain test_openbsd ends_are_told_by_the_error_that_stays
+# Systems that tell less than Linux.
+sample=core/sample.c
+pace=core/pace.c
+
+bite tie-is-a-question $sample 's/^    sample->out_ms = read_ms;/    sample->out_ms = read_ms - 1;/' \
+    plain test_sample both_in_one_look_is_a_tie
+bite probe-is-a-question $sample 's/return sample->singles <=/return 0 * sample->singles >/' \
+    plain test_sample a_byte_now_and_then_asks_nothing
+bite stamped-before-the-reading $sample 's/peer_spoke(sample, info, read_ms);/peer_spoke(sample, info, now_ms);/' \
+    plain test_sample a_stamp_is_not_before_the_reading
+bite hidden-progress $sample 's/(more > 0 || !flying)/!flying/' \
+    plain test_sample what_the_peer_takes_shows
+bite next-of-the-same-ends $sample 's/        return -1;/        return 1;/' \
+    plain test_masked the_next_of_the_same_ends_is_another
+bite no-pace $ward 's/if (ward->sample.begun)/if (0)/' \
+    plain test_masked looks_come_at_the_pace
+bite blind-idle $ward '/it may be sending/,/KA_NO_TIME/s/limits.idle_ms = KA_NO_TIME;/(void)0;/' \
+    plain test_masked_watch idle_is_not_guessed
+bite corpse-is-a-stranger $ward 's/if (!KA_NAMED_BY_ENDS ||/if (1 ||/' \
+    plain test_masked_watch a_reset_is_told
+bite stranger-is-a-corpse $deed 's/(!pending.error && pending.code == 0)/0/' \
+    plain test_masked_watch who_got_its_number_is_not_its_corpse
+bite pressed-to-an-end $deed 's/(void)ka_set(sock, KA_IDLE, 1);/(void)ka_end_shutdown(sock);/' \
+    plain test_masked_watch it_is_pressed_again_and_again
+bite count-at-once $pace 's/now_ms + asked_twice_ms(idle, interval)/now_ms + asked_twice_ms(idle, interval) % 2/' \
+    plain test_masked the_count_comes_when_it_cannot_kill
+bite count-never $pace 's/(void)ka_set(sock, KA_COUNT, count_for/(void)ka_set(sock, KA_RTO_MAX, count_for/' \
+    plain test_masked the_count_comes_when_it_cannot_kill
+bite gap-hides diag/posix.c 's/found == 0; bound = begin/found < 0; bound = begin/' \
+    plain test_diag_posix the_bound_is_the_highest_that_is_open
+bite other-end $reserve 's/number_of(&seen) == reserve->twin/0/' \
+    plain test_reserve_masked a_duplicate_is_the_same_socket
+bite owner-s-values core/autotune.c 's/ || !is_as_set(&held, &after))/)/' \
+    plain test_autotune_masked what_its_owner_set_stays
 
 if [ "$missed" -gt 0 ]; then
     echo "bites: $missed MISSED, $caught passed"
