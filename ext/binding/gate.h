@@ -7,11 +7,12 @@
 #ifndef KA_GATE_H
 #define KA_GATE_H
 
-#include <stdatomic.h>
 #include <stdint.h>
 
+#include "atomics.h"
+
 struct ka_gate {
-    _Atomic uint64_t holder; /* a thread's number, 0 nobody */
+    KA_ATOMIC(uint64_t) holder; /* a thread's number, 0 nobody */
     uint32_t open; /* the holder runs Python code, which may come in again */
 };
 

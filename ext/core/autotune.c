@@ -32,29 +32,29 @@
  */
 #include "autotune.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "atomics.h"
 #include "sockopt.h"
 
 struct ka_rule {
     struct ka_policy policy;
     int32_t applies[2]; /* by enum ka_moment */
-    _Atomic uint64_t tuned, given_back;
-    _Atomic(struct ka_rule *) older;
+    KA_ATOMIC(uint64_t) tuned, given_back;
+    KA_ATOMIC(struct ka_rule *) older;
 };
 
 struct bound {
-    _Atomic uint64_t cookie; /* 0: nobody */
-    _Atomic(struct ka_rule *) rule;
-    _Atomic int32_t before[KA_OPTIONS], after[KA_OPTIONS];
+    KA_ATOMIC(uint64_t) cookie; /* 0: nobody */
+    KA_ATOMIC(struct ka_rule *) rule;
+    KA_ATOMIC(int32_t) before[KA_OPTIONS], after[KA_OPTIONS];
 };
 
-static _Atomic(struct ka_rule *) newest;
+static KA_ATOMIC(struct ka_rule *) newest;
 static struct bound bound[KA_BOUND];
-static _Atomic uint32_t bound_so_far;
-static _Atomic int32_t fresh[KA_OPTIONS];
-static _Atomic int fresh_known;
+static KA_ATOMIC(uint32_t) bound_so_far;
+static KA_ATOMIC(int32_t) fresh[KA_OPTIONS];
+static KA_ATOMIC(int) fresh_known;
 
 /* ---- rules ---------------------------------------------------------------
  */
@@ -74,7 +74,7 @@ struct ka_rule *ka_rule_add(const struct ka_policy *policy, int listeners,
 }
 
 void ka_rule_end(struct ka_rule *rule) {
-    _Atomic(struct ka_rule *) *link = &newest;
+    KA_ATOMIC(struct ka_rule *) *link = &newest;
     struct ka_rule *found;
 
     while ((found = atomic_load(link)) != NULL) {

@@ -9,9 +9,9 @@
 #ifndef KA_CLOCK_H
 #define KA_CLOCK_H
 
-#include <stdatomic.h>
 #include <stdint.h>
 
+#include "atomics.h"
 #include "os.h"
 
 #define KA_TICK_MS 10
@@ -19,9 +19,9 @@
 typedef uint32_t ka_tick;
 
 struct ka_clock {
-    _Atomic uint32_t skipped; /* ticks that do not count */
-    _Atomic uint32_t frozen;  /* 1: `shown` is the time */
-    _Atomic uint32_t shown;
+    KA_ATOMIC(uint32_t) skipped; /* ticks that do not count */
+    KA_ATOMIC(uint32_t) frozen;  /* 1: `shown` is the time */
+    KA_ATOMIC(uint32_t) shown;
 };
 
 void ka_clock_init(struct ka_clock *clock);

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "atomics.h"
 #include "backend.h"
 #include "clock.h"
 #include "table.h"
@@ -39,8 +40,8 @@ struct ka_loop_stats {
 
 struct ka_loop {
     const struct ka_backend *backend;
-    struct ka_poller *_Atomic poller; /* wakers on other threads read it */
-    struct ka_poller *retired;        /* a waker may still hold it */
+    KA_ATOMIC(struct ka_poller *) poller; /* wakers on other threads read it */
+    struct ka_poller *retired;            /* a waker may still hold it */
     struct ka_table table;
     struct ka_clock clock;
     struct ka_entry **page; /* KA_PAGE entries each, never moved */
@@ -61,11 +62,11 @@ struct ka_loop {
     int64_t until_ms;   /* its end, -1 before the first wait */
     int64_t lag_ms;     /* of the clock */
     const struct ka_ready *ready;
-    _Atomic unsigned fork_generation;
-    _Atomic uint32_t moved;  /* `next` may be too late: ask again */
-    _Atomic uint32_t wakers; /* threads that hold the poller now */
-    _Atomic uint32_t woken;  /* by ka_loop_wake, until a round returns */
-    _Atomic uint32_t asleep; /* a rescue from another thread must wake */
+    KA_ATOMIC(unsigned) fork_generation;
+    KA_ATOMIC(uint32_t) moved;  /* `next` may be too late: ask again */
+    KA_ATOMIC(uint32_t) wakers; /* threads that hold the poller now */
+    KA_ATOMIC(uint32_t) woken;  /* by ka_loop_wake, until a round returns */
+    KA_ATOMIC(uint32_t) asleep; /* a rescue from another thread must wake */
     struct ka_loop_stats stats;
 };
 #define KA_SLICE 4096    /* idle ones in a batch, at most */
@@ -134,7 +135,7 @@ int ka_loop_mark(struct ka_loop *loop, ka_id id, struct ka_mark *out);
 int ka_mark_touch_slow(const struct ka_mark *mark, ka_tick now);
 static inline int ka_mark_touch(const struct ka_mark *mark) {
     struct ka_loop *loop = mark->loop;
-    const _Atomic uint64_t *word = mark->word;
+    const KA_ATOMIC(uint64_t) *word = mark->word;
     ka_tick now = ka_clock_now(&loop->clock);
 
     if (now >= KA_FIRST && atomic_load_explicit(word, memory_order_relaxed) ==

@@ -15,7 +15,8 @@
  * that WSAPoll takes. Nobody else can send to it. When its buffer is full it
  * is readable, and a lost datagram does no harm.
  *
- * Errors. Every WSA error is made an errno of the C library in one place.
+ * Errors. Every WSA error is made an errno of the C library in one place,
+ * windows_errors.h.
  */
 #ifndef _WIN32_WINNT
 #define _WIN32_WINNT 0x0A00
@@ -33,66 +34,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "windows_errors.h"
+
 #define KA_MS_UNITS 10000 /* of 100 ns */
 #define KA_TICK_UNITS 100000
 #define KA_LAG_MS 16
 
 #define KA_MOST_SLICES 64
 #define KA_MOST_BYTES ((size_t)1 << 30)
-
-/* ---- errors ------------------------------------------------------------- */
-
-static const struct {
-    int theirs;
-    int ours;
-} ka_errors[] = {
-    {WSAEWOULDBLOCK, EAGAIN},
-    {WSAEINTR, EINTR},
-    {WSAECONNRESET, ECONNRESET},
-    {WSAECONNABORTED, ECONNABORTED},
-    {WSAENETRESET, ENETRESET},
-    {WSAESHUTDOWN, EPIPE},
-    {WSAETIMEDOUT, ETIMEDOUT},
-    {WSAECONNREFUSED, ECONNREFUSED},
-    {WSAEHOSTUNREACH, EHOSTUNREACH},
-    {WSAENETUNREACH, ENETUNREACH},
-    {WSAENETDOWN, ENETDOWN},
-    {WSAENOTCONN, ENOTCONN},
-    {WSAENOBUFS, ENOBUFS},
-    {WSAEMFILE, EMFILE},
-    {WSAENOTSOCK, EBADF},
-    {WSAEBADF, EBADF},
-    {WSA_INVALID_HANDLE, EBADF},
-    {WSA_NOT_ENOUGH_MEMORY, ENOMEM},
-    {WSAEINVAL, EINVAL},
-    {WSAEFAULT, EFAULT},
-    {WSAEACCES, EACCES},
-    {WSAEMSGSIZE, EMSGSIZE},
-    {WSAEOPNOTSUPP, EOPNOTSUPP},
-    {WSAEAFNOSUPPORT, EAFNOSUPPORT},
-    {WSAEPROTONOSUPPORT, EPROTONOSUPPORT},
-    {WSAENOPROTOOPT, ENOPROTOOPT},
-    {WSAEADDRINUSE, EADDRINUSE},
-    {WSAEADDRNOTAVAIL, EADDRNOTAVAIL},
-    {WSAEINPROGRESS, EINPROGRESS},
-    {WSAEALREADY, EALREADY},
-    {WSAEISCONN, EISCONN},
-};
-
-static int errno_of(int error) {
-    size_t i;
-
-    for (i = 0; i < sizeof ka_errors / sizeof ka_errors[0]; i++)
-        if (ka_errors[i].theirs == error)
-            return ka_errors[i].ours;
-    return error ? EIO : 0;
-}
-
-static int failed(void) {
-    int error = errno_of(WSAGetLastError());
-
-    return -(error ? error : EIO);
-}
 
 /* ---- time and fork ------------------------------------------------------ */
 
@@ -178,7 +127,7 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
     count = WSAPoll(seen, used, timeout_ms < 0 ? -1 : timeout_ms);
     if (count < 0)
         return WSAGetLastError() == WSAENOTSOCK ? find_closed(polled, n)
-                                                : failed();
+                                                : ka_winsock_failed();
     for (i = 0; count > 0 && i < used; i++)
         polled[place[i]].found = found_of(seen[i].revents);
     return count;
@@ -190,7 +139,7 @@ static int make_ready(ka_sock sock) {
     u_long on = 1;
 
     if (ioctlsocket(sock, (long)FIONBIO, &on) != 0)
-        return failed();
+        return ka_winsock_failed();
     SetHandleInformation((HANDLE)sock, HANDLE_FLAG_INHERIT, 0);
     return 0;
 }
@@ -208,7 +157,7 @@ static int connect_to_itself(SOCKET sock) {
     if (bind(sock, (const struct sockaddr *)&self, size) != 0 ||
         getsockname(sock, (struct sockaddr *)&self, &size) != 0 ||
         connect(sock, (const struct sockaddr *)&self, size) != 0)
-        return failed();
+        return ka_winsock_failed();
     return make_ready(sock);
 }
 
@@ -219,10 +168,10 @@ int ka_os_wake_open(ka_sock wake[2]) {
     int rc = WSAStartup(MAKEWORD(2, 2), &unused);
 
     if (rc != 0)
-        return -errno_of(rc);
+        return -ka_errno_of(rc);
     sock = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
     if (sock == INVALID_SOCKET) {
-        rc = failed();
+        rc = ka_winsock_failed();
     } else {
         rc = connect_to_itself(sock);
         if (rc < 0)
@@ -247,7 +196,7 @@ int ka_os_wake(const ka_sock wake[2]) {
 
     if (send(wake[1], "", 1, 0) < 0 && WSAGetLastError() != WSAEWOULDBLOCK &&
         WSAGetLastError() != WSAENOBUFS)
-        rc = failed();
+        rc = ka_winsock_failed();
     SetLastError(before);
     return rc;
 }
@@ -286,7 +235,7 @@ int ka_os_accept(ka_sock listener, ka_sock *out, struct ka_os_peer *peer) {
     SOCKET sock = accept(listener, (struct sockaddr *)&from, &size);
 
     if (sock == INVALID_SOCKET)
-        return failed();
+        return ka_winsock_failed();
     rc = make_ready(sock);
     if (rc < 0) {
         ka_os_close(sock);
@@ -302,7 +251,7 @@ int64_t ka_os_receive(ka_sock sock, void *buffer, size_t size) {
     int got = recv(sock, buffer,
                    (int)(size < KA_MOST_BYTES ? size : KA_MOST_BYTES), 0);
 
-    return got < 0 ? failed() : got;
+    return got < 0 ? ka_winsock_failed() : got;
 }
 
 int64_t ka_os_send(ka_sock sock, const struct ka_os_slice *slices, int count) {
@@ -319,12 +268,12 @@ int64_t ka_os_send(ka_sock sock, const struct ka_os_slice *slices, int count) {
         left -= part[i].len;
     }
     if (WSASend(sock, part, (DWORD)i, &sent, 0, NULL, NULL) != 0)
-        return failed();
+        return ka_winsock_failed();
     return (int64_t)sent;
 }
 
 int ka_os_shut_write(ka_sock sock) {
-    return shutdown(sock, SD_SEND) != 0 ? failed() : 0;
+    return shutdown(sock, SD_SEND) != 0 ? ka_winsock_failed() : 0;
 }
 
 void ka_os_no_delay(ka_sock sock) {
@@ -338,8 +287,8 @@ int ka_os_pending_error(ka_sock sock) {
     int size = sizeof error;
 
     if (getsockopt(sock, SOL_SOCKET, SO_ERROR, (char *)&error, &size) != 0)
-        return -failed();
-    return errno_of(error);
+        return -ka_winsock_failed();
+    return ka_errno_of(error);
 }
 
 void ka_os_reset_on_close(ka_sock sock) {

@@ -249,7 +249,7 @@ int ka_loop_mark(struct ka_loop *loop, ka_id id, struct ka_mark *out) {
 
     if (!ka_table_place(&loop->table, id, &place))
         return 0;
-    out->word = place.word;
+    out->word = (void *)place.word;
     out->cold = place.cold;
     out->page = place.page;
     out->loop = loop;

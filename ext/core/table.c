@@ -68,7 +68,7 @@ static uint64_t make_word(uint32_t generation, ka_tick tick) {
     return (uint64_t)generation << 32 | tick;
 }
 
-static void lower(_Atomic ka_tick *bound, ka_tick at) {
+static void lower(KA_ATOMIC(ka_tick) * bound, ka_tick at) {
     ka_tick held = atomic_load(bound);
 
     while (held == KA_NEVER || ka_tick_since(at, held) < 0)
@@ -177,7 +177,7 @@ static int add_page(struct ka_table *table) {
 /* `others` live in the same block. */
 static void put_limit(struct ka_page *page, uint32_t at, ka_tick limit,
                       unsigned others) {
-    _Atomic ka_tick *common = &page->common[at / KA_BLOCK];
+    KA_ATOMIC(ka_tick) *common = &page->common[at / KA_BLOCK];
     ka_tick held = atomic_load_explicit(common, memory_order_relaxed);
     uint32_t first = at - at % KA_BLOCK, i;
 

@@ -20,10 +20,10 @@
 #ifndef KA_TABLE_H
 #define KA_TABLE_H
 
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "atomics.h"
 #include "clock.h"
 
 /* What callers hold: generation << 32 | slot; 0 is never valid. */
@@ -47,27 +47,28 @@ typedef uint64_t ka_id;
 /* As a limit: never due, but how long it has been idle is still known. */
 #define KA_NO_LIMIT KA_MOST_TICKS
 
-struct ka_cold {            /* read when a word changes its meaning */
-    _Atomic uint32_t aside; /* of KA_DUE: the tick of the last touch; of
-                             * KA_FREE: the slot that is free next */
+struct ka_cold { /* read when a word changes its meaning */
+    KA_ATOMIC(uint32_t)
+    aside; /* of KA_DUE: the tick of the last touch; of
+            * KA_FREE: the slot that is free next */
 };
 
 struct ka_page {
-    _Atomic uint64_t word[KA_PAGE];
-    _Atomic ka_tick bound[KA_PAGE / KA_BLOCK];
-    _Atomic ka_tick page_bound;
+    KA_ATOMIC(uint64_t) word[KA_PAGE];
+    KA_ATOMIC(ka_tick) bound[KA_PAGE / KA_BLOCK];
+    KA_ATOMIC(ka_tick) page_bound;
     /* The limit of all in a block, so that a sweep need not read each. */
-    _Atomic ka_tick common[KA_PAGE / KA_BLOCK];
+    KA_ATOMIC(ka_tick) common[KA_PAGE / KA_BLOCK];
     uint8_t live[KA_PAGE / KA_BLOCK];
-    _Atomic ka_tick limit[KA_PAGE]; /* in blocks whose common is KA_MIXED */
+    KA_ATOMIC(ka_tick) limit[KA_PAGE]; /* in blocks whose common is KA_MIXED */
     struct ka_cold cold[KA_PAGE];
 };
 
 struct ka_table {
     struct ka_page **page; /* grows; old directories are kept until close, so
                             * that other threads may read through them */
-    struct ka_page **_Atomic shared; /* what other threads read */
-    _Atomic uint32_t shared_pages;
+    KA_ATOMIC(struct ka_page **) shared; /* what other threads read */
+    KA_ATOMIC(uint32_t) shared_pages;
     uint32_t pages;
     uint32_t room; /* of the directory */
     uint32_t live;
@@ -80,7 +81,7 @@ struct ka_table {
 /* What a toucher keeps, so that it need not search. Valid for the life of
  * the table, also when stale. */
 struct ka_place {
-    _Atomic uint64_t *word;
+    KA_ATOMIC(uint64_t) * word;
     struct ka_cold *cold;
     struct ka_page *page;
     uint32_t generation;

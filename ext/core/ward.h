@@ -10,8 +10,7 @@
 #ifndef KA_WARD_H
 #define KA_WARD_H
 
-#include <stdatomic.h>
-
+#include "atomics.h"
 #include "os.h"
 #include "reserve.h"
 #include "table.h"
@@ -115,8 +114,8 @@ struct ka_watcher {
     struct ka_monitor *monitor;
     struct ka_thread *thread;
     struct ka_ring *ring;
-    _Atomic int busy;    /* somebody is inside */
-    _Atomic int callers; /* who want in */
+    KA_ATOMIC(int) busy;    /* somebody is inside */
+    KA_ATOMIC(int) callers; /* who want in */
     int32_t stopping, stopped;
     int32_t lost; /* our numbers are not ours: nothing is touched */
     int32_t late; /* time went by within a step */

@@ -9,8 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef _WIN32
 #include <sys/wait.h>
 #include <unistd.h>
+#elif defined(__MINGW32__)
+#include <unistd.h>
+#define alarm(seconds) ((void)(seconds)) /* wine is given a time instead */
+#endif
 
 static struct {
     const char *name;
@@ -65,6 +70,8 @@ static inline void test_run(const char *name, void (*body)(void)) {
     test_end();
 }
 
+#ifndef _WIN32
+
 /* For what is remembered for the life of a process. */
 static inline void test_run_forked(const char *name, void (*body)(void)) {
     int status = -1;
@@ -84,8 +91,11 @@ static inline void test_run_forked(const char *name, void (*body)(void)) {
     test_end();
 }
 
-#define RUN(body) test_run(#body, body)
 #define RUN_FORKED(body) test_run_forked(#body, body)
+
+#endif
+
+#define RUN(body) test_run(#body, body)
 
 static inline int test_report(const char *program) {
     if (test.failed)

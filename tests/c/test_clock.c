@@ -184,6 +184,8 @@ static void the_clock_lags_no_more_than_it_says(void) {
     CHECK(behind <= looked / 10); /* the machine may be halted a while */
 }
 
+#ifndef _WIN32
+
 static int in_child(int (*body)(unsigned), unsigned before) {
     int status = -1;
     pid_t child = fork();
@@ -212,6 +214,8 @@ static void forks_are_counted_in_the_child(void) {
     CHECK_EQ(ka_os_fork_generation(), before);
 }
 
+#endif
+
 int main(void) {
     RUN(threads_choose_one_clock);
     RUN(a_frozen_clock_moves_when_told);
@@ -222,6 +226,8 @@ int main(void) {
     RUN(limits_have_bounds);
     RUN(ticks_and_milliseconds_agree);
     RUN(the_clock_lags_no_more_than_it_says);
+#ifndef _WIN32
     RUN(forks_are_counted_in_the_child);
+#endif
     return test_report("clock");
 }

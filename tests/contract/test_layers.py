@@ -41,7 +41,14 @@ SIBLINGS_APART = frozenset(("_pure", "_core", "tuning", "liveness"))
 # C: what a file outside this table may include, besides its own header, is
 # the header of its folder. `core` files are listed one by one.
 FOLDER_HEADERS = {
-    "ext/sockopt": {"sockopt.h", "unsupported.h", "stillalive.h"},
+    "ext/sockopt": {
+        "sockopt.h",
+        "unsupported.h",
+        "stillalive.h",
+        "windows_ends.h",
+        "windows_errors.h",
+        "windows_info.h",
+    },
     "ext/poll": {"backend.h", "os.h"},
     "ext/diag": {"diag.h", "stillalive.h"},
     "ext/include": set[str](),
@@ -51,7 +58,7 @@ CORE_HEADERS = {
     "liveness": {"sockopt.h", "stillalive.h"},
     "os": {"stillalive.h"},
     "os_posix": {"os.h"},
-    "os_windows": {"os.h"},
+    "os_windows": {"os.h", "windows_errors.h"},
     "clock": {"os.h"},
     "table": {"clock.h"},
     "table_scan": {"table.h"},
@@ -76,6 +83,8 @@ CORE_HEADERS = {
 PORTABLE = """
     assert.h errno.h inttypes.h limits.h stdatomic.h stdbool.h stddef.h stdint.h stdlib.h string.h
 """.split()
+INTRINSICS = {"ext/core/atomics.h": ["intrin.h"]}
+"""The compiler's own headers, which a portable file asks for under a guard."""
 SYSTEM_HEADERS = """
     assert.h ctype.h epoll.h errno.h event.h fcntl.h in.h limits.h math.h netdb.h poll.h pthread.h
     sched.h select.h semaphore.h signal.h socket.h stdatomic.h stdint.h stdlib.h string.h tcp.h
@@ -148,18 +157,19 @@ def wrong_includes(sources: Mapping[str, str]) -> list[str]:
         path = PurePosixPath(name)
         if path.name in SYSTEM_HEADERS:
             wrong.append(f"{name} bears a system header's name")
-        allowed = {path.stem + ".h"} | (
+        allowed = {path.stem + ".h", "atomics.h"} | (
             CORE_HEADERS.get(path.stem, set())
             if path.parts[1] == "core"
             else FOLDER_HEADERS.get(str(path.parent), set())
         )
         portable = _OS_WORDS.search(path.stem) is None
+        own = INTRINSICS.get(name, ())
         for bracket, header in _INCLUDE.findall(tree.without_comments(source)):
             if header == "Python.h":
                 wrong.append(f"{name} includes Python.h")
             elif bracket == '"' and header not in allowed:
                 wrong.append(f'{name} includes "{header}"')
-            elif bracket == "<" and portable and header not in PORTABLE:
+            elif bracket == "<" and portable and header not in {*PORTABLE, *own}:
                 wrong.append(f"{name} has no system in its name and includes <{header}>")
     return wrong
 

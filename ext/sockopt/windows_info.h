@@ -1,0 +1,95 @@
+/* windows_info.h - what SIO_TCP_INFO of Windows says, as a ka_info.
+ *
+ * The bytes are decoded by their offsets: headers older than the system do
+ * not declare them. Where a header does, the offsets are compared with it.
+ * Everything that is used lies in the first version of the structure.
+ *
+ * There is no clock of the last segment and no count of segments. What is in
+ * flight is counted in bytes: segments by the MSS, rounded up.
+ * TimeoutEpisodes count since the beginning, not what is outstanding, so they
+ * stand for nothing here. Include it after winsock2.h and mstcpip.h.
+ */
+#ifndef KA_WINDOWS_INFO_H
+#define KA_WINDOWS_INFO_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "sockopt.h"
+
+#define KA_SIO_TCP_INFO 0xD8000027u /* takes the version, a DWORD */
+#define KA_INFO_V0_BYTES 88         /* Windows 10 1703 */
+#define KA_INFO_V1_BYTES 136        /* Windows 10 1809 */
+
+#define KA_SAME(a, b) _Static_assert((a) == (b), #a " is " #b)
+
+static inline int64_t ka_u32_at(const unsigned char *raw, int offset) {
+    uint32_t value;
+
+    memcpy(&value, raw + offset, sizeof value);
+    return value;
+}
+
+static inline int64_t ka_u64_at(const unsigned char *raw, int offset) {
+    uint64_t value;
+
+    memcpy(&value, raw + offset, sizeof value);
+    return (int64_t)value;
+}
+
+/* By Windows' numbers. */
+static const unsigned char ka_states[] = {
+    KA_TCP_CLOSE,       KA_TCP_LISTEN,    KA_TCP_SYN_SENT,  KA_TCP_SYN_RECV,
+    KA_TCP_ESTABLISHED, KA_TCP_FIN_WAIT1, KA_TCP_FIN_WAIT2, KA_TCP_CLOSE_WAIT,
+    KA_TCP_CLOSING,     KA_TCP_LAST_ACK,  KA_TCP_TIME_WAIT};
+
+/* Leaves alone what is not told. */
+static inline void ka_info_decode(const unsigned char *raw,
+                                  struct ka_info *info) {
+    int64_t state = ka_u32_at(raw, 0), mss = ka_u32_at(raw, 4);
+    int64_t in_flight = ka_u32_at(raw, 28);
+
+    if (state < (int64_t)sizeof ka_states)
+        info->state = ka_states[state];
+    if (mss <= 0)
+        mss = 1;
+    info->unacked = (in_flight + mss - 1) / mss;
+    info->rtt_us = ka_u32_at(raw, 20);
+    info->min_rtt_us = ka_u32_at(raw, 24);
+    info->snd_wnd = ka_u32_at(raw, 36);
+    info->bytes_sent = ka_u64_at(raw, 48);
+    info->bytes_received = ka_u64_at(raw, 56);
+    info->bytes_retrans = ka_u32_at(raw, 68);
+}
+
+#if defined(SIO_TCP_INFO) && NTDDI_VERSION >= 0x0A000006
+KA_SAME(SIO_TCP_INFO, KA_SIO_TCP_INFO);
+KA_SAME(sizeof(TCP_INFO_v0), KA_INFO_V0_BYTES);
+KA_SAME(sizeof(TCP_INFO_v1), KA_INFO_V1_BYTES);
+KA_SAME(offsetof(TCP_INFO_v1, State), 0);
+KA_SAME(offsetof(TCP_INFO_v1, Mss), 4);
+KA_SAME(offsetof(TCP_INFO_v1, RttUs), 20);
+KA_SAME(offsetof(TCP_INFO_v1, MinRttUs), 24);
+KA_SAME(offsetof(TCP_INFO_v1, BytesInFlight), 28);
+KA_SAME(offsetof(TCP_INFO_v1, SndWnd), 36);
+KA_SAME(offsetof(TCP_INFO_v1, BytesOut), 48);
+KA_SAME(offsetof(TCP_INFO_v1, BytesIn), 56);
+KA_SAME(offsetof(TCP_INFO_v1, BytesRetrans), 68);
+KA_SAME(offsetof(TCP_INFO_v0, State), 0);
+KA_SAME(offsetof(TCP_INFO_v0, BytesIn), 56);
+KA_SAME(offsetof(TCP_INFO_v0, BytesRetrans), 68);
+KA_SAME(TCPSTATE_CLOSED, 0);
+KA_SAME(TCPSTATE_LISTEN, 1);
+KA_SAME(TCPSTATE_SYN_SENT, 2);
+KA_SAME(TCPSTATE_SYN_RCVD, 3);
+KA_SAME(TCPSTATE_ESTABLISHED, 4);
+KA_SAME(TCPSTATE_FIN_WAIT_1, 5);
+KA_SAME(TCPSTATE_FIN_WAIT_2, 6);
+KA_SAME(TCPSTATE_CLOSE_WAIT, 7);
+KA_SAME(TCPSTATE_CLOSING, 8);
+KA_SAME(TCPSTATE_LAST_ACK, 9);
+KA_SAME(TCPSTATE_TIME_WAIT, 10);
+KA_SAME(sizeof ka_states, TCPSTATE_MAX);
+#endif
+
+#endif

@@ -1,0 +1,79 @@
+# windows.mk - the tests of ext/sockopt/windows.c, part of Makefile.
+#
+# test_windows_options and test_windows_info run over fake_winsock.c on every
+# machine, with the headers of winsock/. `make wine` builds the same for
+# Windows with mingw-w64, beside tests of real sockets and the portable ones
+# of the core, and runs them under wine.
+
+MINGW ?= x86_64-w64-mingw32-gcc
+WINE ?= wine
+WINSOCK_FAKED = windows_options windows_info
+PROGRAMS += $(WINSOCK_FAKED) atomics own_atomics
+
+# Winsock's functions under names of the fake's own.
+RENAMED = setsockopt getsockopt WSAIoctl socket closesocket WSAStartup WSACleanup \
+	WSAGetLastError WSAPoll ioctlsocket getpeername getsockname
+RENAME = $(foreach name,$(RENAMED),-D$(name)=fake_$(name))
+
+$(DIR)/winsock/%.o: %.c $(HEADERS) $(wildcard winsock/*.h $(EXT)/sockopt/windows*)
+	@mkdir -p $(@D)
+	$Q$(CC) $(CFLAGS) -D_WIN32 -Iwinsock $(RENAME) -c $< -o $@
+
+$(DIR)/winsock/%.o: $(EXT)/core/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$Q$(CC) $(CFLAGS) -D_WIN32 -c $< -o $@
+
+$(WINSOCK_FAKED:%=$(DIR)/test_%): $(DIR)/test_%: $(DIR)/winsock/test_%.o \
+		$(DIR)/winsock/fake_winsock.o $(DIR)/winsock/policy.o $(DIR)/winsock/liveness.o
+	$Q$(CC) $(CFLAGS) $^ -o $@
+
+# atomics.h, and what stands in for the compiler's own.
+$(DIR)/test_atomics: $(DIR)/test_atomics.o $(DIR)/core/monitor_posix.o $(DIR)/core/os_posix.o
+	$Q$(CC) $(CFLAGS) $^ -pthread -o $@
+
+$(DIR)/test_own_atomics: test_atomics.c $(DIR)/core/monitor_posix.o $(DIR)/core/os_posix.o $(HEADERS)
+	$Q$(CC) $(CFLAGS) -D_GNU_SOURCE -DKA_NO_C11_ATOMICS $(filter %.c %.o,$^) -pthread -o $@
+
+# ---- for Windows, under wine ------------------------------------------------
+
+WINE_PORTABLE = table table_model table_memory table_threads clock ring judge atomics
+WINE_REAL =
+WINE_ALL = $(WINSOCK_FAKED) $(WINE_PORTABLE) $(WINE_REAL)
+
+EXE = $(OUT)/mingw
+WINE_CORE = $(filter-out %_posix.c,$(wildcard $(EXT)/core/*.c)) $(EXT)/poll/pollfallback.c \
+	$(EXT)/sockopt/windows.c $(EXT)/diag/none.c
+WINE_HEADERS = $(HEADERS) windows.mk
+# With the compiler's atomics, and with those of ext/core/atomics.h.
+KINDS = c11 own
+ATOMICS_own = -DKA_NO_C11_ATOMICS
+
+define wine_rules
+$(EXE)/$(1)/core.a: $(WINE_CORE) $(WINE_HEADERS)
+	@mkdir -p $(EXE)/$(1)/core && rm -f $$@
+	$$Qfor file in $(WINE_CORE); do \
+		$(MINGW) $(BASE) -O2 -D_WIN32_WINNT=0x0A00 $(ATOMICS_$(1)) -c $$$$file \
+			-o $(EXE)/$(1)/core/$$$$(basename $$$$file .c).o || exit 1; \
+	done
+	$$Qx86_64-w64-mingw32-ar rcs $$@ $(EXE)/$(1)/core/*.o
+
+$(WINSOCK_FAKED:%=$(EXE)/$(1)/test_%.exe): $(EXE)/$(1)/test_%.exe: test_%.c fake_winsock.c \
+		$(EXE)/$(1)/core.a
+	$$Q$(MINGW) $(BASE) -O2 -D_WIN32_WINNT=0x0A00 $(ATOMICS_$(1)) -D_GNU_SOURCE \
+		-DWINSOCK_API_LINKAGE= $(RENAME) $$^ -o $$@
+
+$(WINE_PORTABLE:%=$(EXE)/$(1)/test_%.exe) $(WINE_REAL:%=$(EXE)/$(1)/test_%.exe): \
+		$(EXE)/$(1)/test_%.exe: test_%.c $(EXE)/$(1)/core.a
+	$$Q$(MINGW) $(BASE) -O2 -D_WIN32_WINNT=0x0A00 $(ATOMICS_$(1)) -D_GNU_SOURCE \
+		$$(if $$(findstring _memory,$$*),$$(MEMORY)) $$^ -static -pthread -lws2_32 -o $$@
+endef
+$(foreach kind,$(KINDS),$(eval $(call wine_rules,$(kind))))
+
+.PHONY: wine wine-build
+wine-build: $(foreach kind,$(KINDS),$(WINE_ALL:%=$(EXE)/$(kind)/test_%.exe))
+
+wine: wine-build
+	@for kind in $(KINDS); do \
+		echo "wine, $$kind atomics:"; \
+		WINEDEBUG=-all ./total.sh ./under_wine.sh $(foreach test,$(WINE_ALL),$(EXE)/$$kind/test_$(test).exe) || exit 1; \
+	done
