@@ -15,7 +15,7 @@ from stillalive._backend import Backend
 Pair = tuple[socket.socket, socket.socket]
 
 
-def _implementations() -> list[str]:
+def implementations() -> list[str]:
     if os.environ.get("STILLALIVE_IMPL") == "pure":
         return ["pure"]
     try:
@@ -25,7 +25,7 @@ def _implementations() -> list[str]:
     return ["c", "pure"]
 
 
-@pytest.fixture(params=_implementations())
+@pytest.fixture(params=implementations())
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Run the test once on each implementation."""
     chosen = _impl.choose(request.param)

@@ -8,20 +8,27 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from stillalive import _impl
 from stillalive._backend import Backend
 from stillalive.selector import Selector
 
-from ..conftest import Pair
+from ..conftest import Pair, implementations
 
 
-@pytest.fixture(params=["epoll", "poll"])
+def _mechanisms() -> list[str]:
+    """Name what any implementation has here."""
+    chosen = [_impl.choose(name) for name in implementations()]
+    return sorted({name for impl in chosen for name in impl.mechanisms()})
+
+
+@pytest.fixture(params=_mechanisms())
 def mechanism(
     request: pytest.FixtureRequest, impl: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """Force one mechanism, as a user would."""
     name: str = request.param
     if name not in impl.mechanisms():
-        pytest.skip(f"this system has no {name}")
+        pytest.skip(f"{impl.NAME} has no {name} on this system")
     monkeypatch.setenv("STILLALIVE_BACKEND", name)
     return name
 

@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import random
-import resource
 import signal
 import socket
 import sys
@@ -20,9 +19,10 @@ import pytest
 
 from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
+from .. import needs
+from ..needs import resource
 from .selecting import LATE, TICK, advance, grace, just_before, seen
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 
@@ -130,6 +130,7 @@ def test_a_storm_of_numbers_used_again_hits_no_innocent(selector, seed):
     assert storm.reuses > 100
 
 
+@needs.chosen_numbers
 def test_a_duplicate_left_open_speaks_for_nobody(still, pair):
     """The set cannot forget a description that a duplicate keeps alive: it must be made anew."""
     a, peer = pair()
@@ -165,6 +166,7 @@ def test_a_duplicate_left_open_speaks_for_nobody(still, pair):
             os.close(number)
 
 
+@needs.epoll
 def test_a_stale_event_is_counted(impl, monkeypatch, pair):
     """With epoll the test above has its danger: without a rebuild it would spin."""
     monkeypatch.setenv("STILLALIVE_BACKEND", "epoll")
@@ -225,6 +227,7 @@ def many_descriptors(count: int) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@needs.limits
 def test_a_crowd_of_idle_ones_comes_in_slices(selector):
     selector._engine.freeze(2**32 - 50)
     out, into = os.pipe()
@@ -248,6 +251,7 @@ def test_a_crowd_of_idle_ones_comes_in_slices(selector):
                 os.close(fd)
 
 
+@needs.limits
 def test_readiness_is_seen_beside_a_crowd(selector, pair):
     """A slice of idle ones does not keep those with data away, nor expire them."""
     selector._engine.freeze(0)
@@ -271,6 +275,7 @@ def open_descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
+@needs.proc
 def test_a_forgotten_selector_is_collected(impl, mechanism, pair):
     gc.collect()
     before = open_descriptors()
@@ -328,11 +333,13 @@ class Owner:
 
 def test_owners_die_while_results_are_made(still):
     """The collector runs in the middle of select; results are whole, no one is lost."""
-    out, into = os.pipe()
-    fds = [os.dup(into) for _ in range(50)]
     deaths: list[Any] = []
     threshold = gc.get_threshold()
-    try:
+    with (
+        needs.many_descriptors(50, writable=True) as fds,
+        contextlib.ExitStack() as undo,
+    ):
+        undo.callback(gc.set_threshold, *threshold)
         for round_ in range(4):
             owners = [Owner(still, fd, deaths) for fd in fds]
             if round_ % 2:
@@ -351,10 +358,6 @@ def test_owners_die_while_results_are_made(still):
             gc.collect()
             assert len(still.get_map()) == 0
         assert deaths == [None] * len(fds) * 4
-    finally:
-        gc.set_threshold(*threshold)
-        for fd in (out, into, *fds):
-            os.close(fd)
 
 
 def test_an_owner_that_selects_while_it_dies(selector, pair):
@@ -386,6 +389,7 @@ def test_an_owner_that_selects_while_it_dies(selector, pair):
     assert outcomes[0] == {"a": W} or isinstance(outcomes[0], RuntimeError)
 
 
+@needs.thread_signals
 def test_select_inside_select_is_refused(selector, pair):
     """A signal handler runs inside select: it may wake and touch, and nothing else."""
     a, b = pair()
@@ -424,6 +428,7 @@ def test_select_inside_select_is_refused(selector, pair):
     assert set(selector.get_map()) == {a.fileno()}
 
 
+@needs.limits
 def test_no_descriptor_left_for_a_selector(impl, mechanism):
     """Whichever of the descriptors it needs is the one too many, the others are given back."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

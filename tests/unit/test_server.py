@@ -14,6 +14,7 @@ import pytest
 from stillalive import KeepAlive
 from stillalive.server import Server
 
+from .. import needs
 from .serving import RUN, Serving, echo, read, read_all, run, until
 
 
@@ -274,6 +275,7 @@ def test_close_sends_what_is_kept_and_ignores_what_comes_later(impl):
         assert (protocol.exception, protocol.reason) == (None, "owner")
 
 
+@needs.resets
 def test_abort_drops_what_is_kept_and_resets(impl):
     with Serving() as serving:
         client = serving.connect()
@@ -496,7 +498,7 @@ def test_accepted_connections_have_the_keepalive(impl):
         assert serving.stats()["untuned"] == 0
 
 
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no AF_UNIX")
+@needs.local_sockets
 def test_local_sockets_are_served(impl, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "s"))

@@ -15,11 +15,13 @@ import pytest
 
 from stillalive._errors import ConnectionEndedError, StillAliveError, report_unraisable
 
+from .. import needs
 from .serving import PATIENCE, Recorder, Serving, echo, read, read_all, reset, run, until
 
 # ---- broken connections -----------------------------------------------------
 
 
+@needs.resets
 def test_a_reset_is_told_once_with_its_error(impl):
     with Serving() as serving:
         reset(serving.connect())
