@@ -14,6 +14,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from stillalive import _backend
+from stillalive._backend import Backend
+
 try:
     import fcntl
     import resource
@@ -42,6 +45,14 @@ proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in 
 resets = pytest.mark.skipif(
     WINE, reason="wine shuts a socket down before it closes it: its peer sees no reset"
 )
+
+
+def options(impl: Backend, *names: str) -> None:
+    """Skip where this implementation cannot set these options of a socket."""
+    missing = [name for name in names or ("idle",) if not impl.supported() >> _OPTIONS[name] & 1]
+    if missing:
+        pytest.skip(f"the {impl.NAME} path has no {', '.join(missing)} on this system")
+
 
 RESET_ON_CLOSE = struct.pack("hh" if WINDOWS else "ii", 1, 0)
 """For SO_LINGER."""

@@ -40,7 +40,7 @@ class Life:
         self.handle = selector.handle(sock)
 
     def must_be_idle(self, now: int) -> bool:
-        late = 3 + grace(START + self.touched)
+        late = round(LATE / TICK) + grace(START + self.touched)
         return not self.reported and now >= self.touched + self.limit + late
 
     def check_report(self, now: int) -> None:
