@@ -45,6 +45,7 @@ proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in 
 resets = pytest.mark.skipif(
     WINE, reason="wine shuts a socket down before it closes it: its peer sees no reset"
 )
+_OPTIONS = {"idle": _backend.IDLE, "interval": _backend.INTERVAL, "count": _backend.COUNT}
 
 
 def options(impl: Backend, *names: str) -> None:

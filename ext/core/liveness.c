@@ -270,7 +270,9 @@ static int look(struct ka_witness *witness, struct ka_info *info,
     uint64_t identity;
     int rc = ka_identify(witness->sock, &identity);
 
-    if (rc < 0)
+    if (rc == -ENOTCONN) /* its end has taken its name away */
+        identity = witness->identity;
+    else if (rc < 0)
         return rc;
     if (identity != witness->identity)
         return -EBADF;

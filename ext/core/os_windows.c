@@ -14,6 +14,13 @@
  * such a peer would get no rest from it while there is no room: the others are
  * waited for without him, and he is looked at every 10 ms.
  *
+ * A connect that fails. Before Windows 10 2004 WSAPoll does not show it: who
+ * waits for a connection to be writable waits for ever. select does show it.
+ * There, while somebody waits to write and nothing is ready, the wait is cut
+ * into pieces, and between two of them select is asked about those sockets.
+ * It shows urgent data in the same way; that is told apart by the time of
+ * connection, which a socket whose connect has failed has not.
+ *
  * Wake. A UDP socket that is connected to itself: the system has no pipe
  * that WSAPoll takes. Nobody else can send to it. When its buffer is full it
  * is readable, and a lost datagram does no harm.
@@ -37,11 +44,19 @@
 #include <errno.h>
 #include <string.h>
 
+#include "atomics.h"
 #include "windows_errors.h"
 
 #define KA_MS_UNITS 10000 /* of 100 ns */
 #define KA_TICK_UNITS 100000
 #define KA_LAG_MS 16
+
+#define KA_BUILD_2004 19041
+#define KA_PIECE_MS 100
+#define KA_NEVER_CONNECTED 0xFFFFFFFFu
+#ifndef SO_CONNECT_TIME
+#define SO_CONNECT_TIME 0x700C
+#endif
 
 #define KA_MOST_SLICES 64
 #define KA_MOST_BYTES ((size_t)1 << 30)
@@ -70,6 +85,103 @@ unsigned ka_os_fork_generation(void) {
     return 0;
 }
 
+/* ---- connects that fail ------------------------------------------------- */
+
+typedef LONG(WINAPI *ka_version)(OSVERSIONINFOW *);
+
+static KA_ATOMIC(int) ka_blind; /* 0 unknown, 1 no, 2 yes */
+
+/* The true number; the others are shown to a program as its manifest wishes.
+ */
+static int misses_failed_connects(void) {
+    int known = atomic_load_explicit(&ka_blind, memory_order_relaxed);
+    HMODULE library = GetModuleHandleW(L"ntdll.dll");
+    OSVERSIONINFOW version;
+    ka_version ask = NULL;
+
+    if (known)
+        return known == 2;
+    if (library)
+        ask = (ka_version)(void (*)(void))GetProcAddress(library,
+                                                         "RtlGetVersion");
+    memset(&version, 0, sizeof version);
+    version.dwOSVersionInfoSize = sizeof version;
+    known = ask && ask(&version) == 0 && version.dwBuildNumber < KA_BUILD_2004
+                ? 2
+                : 1;
+    atomic_store_explicit(&ka_blind, known, memory_order_relaxed);
+    return known == 2;
+}
+
+static int is_connected(SOCKET sock) {
+    DWORD seconds = 0;
+    int size = sizeof seconds;
+
+    return getsockopt(sock, SOL_SOCKET, SO_CONNECT_TIME, (char *)&seconds,
+                      &size) != 0 ||
+           seconds != KA_NEVER_CONNECTED;
+}
+
+/* As many as a set of select takes, from seen[*from] on. */
+static int find_some_failed(WSAPOLLFD *seen, ULONG n, ULONG *from) {
+    struct timeval now = {0, 0};
+    fd_set failed;
+    ULONG i = *from;
+    int count = 0;
+
+    FD_ZERO(&failed);
+    for (; *from < n && failed.fd_count < FD_SETSIZE; ++*from)
+        if (seen[*from].events & POLLWRNORM)
+            FD_SET(seen[*from].fd, &failed);
+    if (failed.fd_count == 0 || select(0, NULL, NULL, &failed, &now) <= 0)
+        return 0;
+    for (; i < *from; i++)
+        if ((seen[i].events & POLLWRNORM) && FD_ISSET(seen[i].fd, &failed) &&
+            !is_connected(seen[i].fd)) {
+            seen[i].revents = POLLWRNORM | POLLERR;
+            count++;
+        }
+    return count;
+}
+
+static int find_failed_connects(WSAPOLLFD *seen, ULONG n) {
+    ULONG from = 0;
+    int count = 0;
+
+    while (from < n)
+        count += find_some_failed(seen, n, &from);
+    return count;
+}
+
+static int poll_in_pieces(WSAPOLLFD *seen, ULONG n, int timeout_ms) {
+    int64_t began = ka_os_now_ms();
+    int64_t left = timeout_ms < 0 ? INT64_MAX : timeout_ms, piece;
+    int count;
+
+    for (;;) {
+        piece = left < KA_PIECE_MS ? left : KA_PIECE_MS;
+        count = WSAPoll(seen, n, (int)piece);
+        if (count == 0)
+            count = find_failed_connects(seen, n);
+        if (count != 0 || piece == left)
+            return count;
+        if (timeout_ms >= 0) /* the clock may have lagged when it began */
+            left = began + timeout_ms + KA_LAG_MS - ka_os_now_ms();
+        left = left < 0 ? 0 : left;
+    }
+}
+
+/* WSAPoll, which shows failed connects on every system. */
+static int poll_all(WSAPOLLFD *seen, ULONG n, int timeout_ms) {
+    ULONG i = 0;
+
+    while (i < n && !(seen[i].events & POLLWRNORM))
+        i++;
+    if (i < n && misses_failed_connects())
+        return poll_in_pieces(seen, n, timeout_ms);
+    return WSAPoll(seen, n, timeout_ms < 0 ? -1 : timeout_ms);
+}
+
 /* ---- poll --------------------------------------------------------------- */
 
 /* First what WSAPoll takes, then the places that it stands for. */
@@ -77,16 +189,16 @@ size_t ka_os_poll_room(size_t n) {
     return n * (sizeof(WSAPOLLFD) + sizeof(uint32_t));
 }
 
-#define KA_ENDED 64u /* found in here only: an end that nobody wants to read */
+#define KA_ENDED 64u /* found in here only: an end that nobody wants to read \
+                      */
 #define KA_LOOK_MS 10
 
 /* A hang-up alone is the peer's FIN, which a reader finds by reading. */
 static uint32_t found_of(short revents, uint32_t wanted) {
-    uint32_t found =
-        (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
-        (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
-        (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
-        (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
+    uint32_t found = (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
+                     (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
+                     (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
+                     (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
 
     if (revents & POLLHUP && wanted & KA_READ)
         found |= KA_READ;
@@ -145,7 +257,7 @@ static int look(struct set *set, int timeout_ms, int everybody) {
         Sleep(timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
         return 0;
     }
-    if (WSAPoll(set->seen, used, timeout_ms < 0 ? -1 : timeout_ms) < 0)
+    if (poll_all(set->seen, used, timeout_ms) < 0)
         return WSAGetLastError() == WSAENOTSOCK
                    ? find_closed(set->polled, set->n)
                    : ka_winsock_failed();

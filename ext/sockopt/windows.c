@@ -28,10 +28,10 @@
  * fresh socket holds; here it is 0 both ways. "Never" is the highest value
  * both ways. A socket set to exactly the system's own limit reads as off.
  *
- * Versions. What there is, is found by asking a socket of its own, once:
- * version numbers are shown to a program as its manifest wishes.
+ * Versions. What there is, is found by asking a socket of its own, once: a
+ * program is shown the version number that its manifest wishes.
  *
- * TCP_INFO. It says nothing of when the peer was heard: see windows_info.h.
+ * TCP_INFO. It says nothing of when the peer was heard: see windows_layout.h.
  * An answer to a probe would not show, and so none is asked (ka_os_asks is
  * 0). A connection that has ended says "closed" and no more: its state is
  * left to WSAPoll, and so it is where the call is missing (before Windows 10
@@ -43,6 +43,10 @@
  * With an error it is a reset or a timeout, and nothing tells which without
  * taking the error away from its owner. An error alone is a connect that
  * failed. wine 8 does not show the end behind unread data.
+ *
+ * Names. Some Windows (and wine) forget the peer's address when a connection
+ * has ended. Its number is not known then (ENOTCONN), which is not the same
+ * as another number.
  *
  * AcceptEx. A socket that AcceptEx has filled, and that was not given
  * SO_UPDATE_ACCEPT_CONTEXT, has no addresses: what asks for them here fails
@@ -70,15 +74,7 @@
 #include "atomics.h"
 #include "windows_ends.h"
 #include "windows_errors.h"
-#include "windows_info.h"
-
-/* Headers older than the system lack these. */
-#define KA_TCP_KEEPIDLE 3
-#define KA_TCP_MAXRT 5
-#define KA_TCP_MAXRTMS 14
-#define KA_TCP_KEEPCNT 16
-#define KA_TCP_KEEPINTVL 17
-#define KA_SIO_KEEPALIVE_VALS 0x98000004u
+#include "windows_layout.h"
 
 #define KA_FIXED_PROBES 10
 #define KA_DEFAULT_IDLE_S 7200
@@ -129,6 +125,11 @@ int ka_option_range(int option, struct ka_range *range) {
     return option == KA_RTO_MAX ? -ENOPROTOOPT : 0;
 }
 
+static int in_range(int option, int32_t value) {
+    return value >= ka_options[option].range.low &&
+           value <= ka_options[option].range.high;
+}
+
 static int get_int(ka_sock sock, int level, int number, int32_t *value) {
     int held = 0, size = sizeof held; /* one byte of it for SO_KEEPALIVE */
 
@@ -148,12 +149,6 @@ static int set_int(ka_sock sock, int level, int number, int32_t value) {
 }
 
 /* ---- what this system has ----------------------------------------------- */
-
-struct ka_vals { /* as SIO_KEEPALIVE_VALS takes them */
-    uint32_t on;
-    uint32_t idle_ms;
-    uint32_t interval_ms;
-};
 
 static int set_vals(ka_sock sock, uint32_t idle_ms, uint32_t interval_ms) {
     struct ka_vals vals = {1, idle_ms, interval_ms};
@@ -327,8 +322,7 @@ int ka_set(ka_sock sock, int option, int32_t value) {
         return -EINVAL;
     if (!(has >> option & 1) || is_of_pair(option, has))
         return -ENOPROTOOPT;
-    if (value < ka_options[option].range.low ||
-        value > ka_options[option].range.high)
+    if (!in_range(option, value))
         return -EINVAL;
     if (option == KA_USER_TIMEOUT)
         return set_user_timeout(sock, has, value);
@@ -342,20 +336,6 @@ static int refuse(int rc, int option, struct ka_fault *fault) {
     fault->option = option;
     fault->setting = 1;
     return rc;
-}
-
-static int check_ranges(const struct ka_policy *policy,
-                        struct ka_fault *fault) {
-    int option;
-
-    for (option = 0; option < KA_OPTIONS; option++) {
-        int32_t value = policy->value[option];
-
-        if (value != KA_LEAVE && (value < ka_options[option].range.low ||
-                                  value > ka_options[option].range.high))
-            return refuse(-EINVAL, option, fault);
-    }
-    return 0;
 }
 
 /* Of the policy, what SIO_KEEPALIVE_VALS takes: 1, or 0 when that is
@@ -435,12 +415,15 @@ static int set_as_pair(ka_sock sock, const struct ka_policy *policy,
 int ka_os_set(ka_sock sock, const struct ka_policy *policy, unsigned *changed,
               struct ka_fault *fault) {
     unsigned has = has_what();
-    int rc;
+    int option;
 
     if (!(has & KA_HAS_PAIR))
         return ka_set_in_order(sock, policy, changed, fault);
-    rc = check_ranges(policy, fault);
-    return rc < 0 ? rc : set_as_pair(sock, policy, has, changed, fault);
+    for (option = 0; option < KA_OPTIONS; option++)
+        if (policy->value[option] != KA_LEAVE &&
+            !in_range(option, policy->value[option]))
+            return refuse(-EINVAL, option, fault);
+    return set_as_pair(sock, policy, has, changed, fault);
 }
 
 int ka_os_put_back(ka_sock sock, int option, int32_t value) {
@@ -482,24 +465,6 @@ int ka_os_unask(ka_sock sock, const struct ka_policy *saved,
 
 /* ---- who and how -------------------------------------------------------- */
 
-int ka_identify(ka_sock sock, uint64_t *identity) {
-    struct sockaddr_storage address;
-    int size = sizeof address;
-    uint64_t mixed = KA_MIX_SEED;
-
-    if (getsockname(sock, (struct sockaddr *)&address, &size) == 0)
-        mixed = ka_mix_end(mixed, &address, size);
-    else if (WSAGetLastError() != WSAEINVAL) /* it has no name yet */
-        return ka_winsock_failed();
-    size = sizeof address;
-    if (getpeername(sock, (struct sockaddr *)&address, &size) == 0)
-        mixed = ka_mix_end(mixed, &address, size);
-    else if (WSAGetLastError() != WSAENOTCONN)
-        return ka_winsock_failed();
-    *identity = mixed ? mixed : 1;
-    return 0;
-}
-
 static int look(ka_sock sock, int *seen) {
     WSAPOLLFD one;
 
@@ -511,6 +476,32 @@ static int look(ka_sock sock, int *seen) {
     if (one.revents & POLLNVAL)
         return -EBADF;
     *seen = one.revents;
+    return 0;
+}
+
+/* No peer's name: has there been one? An end shows, where a socket that was
+ * never connected shows nothing. */
+static int has_ended(ka_sock sock) {
+    int seen = 0;
+
+    return look(sock, &seen) == 0 && (seen & (POLLERR | POLLHUP));
+}
+
+int ka_identify(ka_sock sock, uint64_t *identity) {
+    struct sockaddr_storage address;
+    int rc, size = sizeof address;
+    uint64_t mixed = KA_MIX_SEED;
+
+    if (getsockname(sock, (struct sockaddr *)&address, &size) == 0)
+        mixed = ka_mix_end(mixed, &address, size);
+    else if (WSAGetLastError() != WSAEINVAL) /* it has no name yet */
+        return ka_winsock_failed();
+    size = sizeof address;
+    if (getpeername(sock, (struct sockaddr *)&address, &size) == 0)
+        mixed = ka_mix_end(mixed, &address, size);
+    else if ((rc = ka_winsock_failed()) != -ENOTCONN || has_ended(sock))
+        return rc;
+    *identity = mixed ? mixed : 1;
     return 0;
 }
 
@@ -536,8 +527,7 @@ int ka_pending(ka_sock sock, struct ka_pending *pending) {
 static int want_connection(ka_sock sock) {
     struct sockaddr_storage address;
     struct ka_kind kind;
-    int size = sizeof address, seen = 0;
-    int rc = ka_kind(sock, &kind);
+    int size = sizeof address, rc = ka_kind(sock, &kind);
 
     if (rc < 0)
         return rc;
@@ -548,9 +538,7 @@ static int want_connection(ka_sock sock) {
     if (getpeername(sock, (struct sockaddr *)&address, &size) == 0)
         return 0;
     rc = ka_winsock_failed();
-    if (rc == -ENOTCONN && look(sock, &seen) == 0 && (seen & POLLERR))
-        return 0; /* a connect that failed */
-    return rc;
+    return rc == -ENOTCONN && has_ended(sock) ? 0 : rc;
 }
 
 static int ask_info(ka_sock sock, DWORD version, unsigned char *raw,
@@ -578,31 +566,3 @@ int ka_info(ka_sock sock, struct ka_info *info) {
         info->state = -1;
     return info->state < 0 ? want_connection(sock) : 0;
 }
-
-/* ---- what the headers say, where they say it ---------------------------- */
-
-KA_SAME(SOL_SOCKET, 0xFFFF);
-KA_SAME(SO_KEEPALIVE, 8);
-KA_SAME(IPPROTO_TCP, 6);
-KA_SAME(SO_PROTOCOL_INFOW, 0x2005);
-KA_SAME(SO_ACCEPTCONN, 2);
-KA_SAME(sizeof(ka_sock), sizeof(SOCKET));
-KA_SAME(SIO_KEEPALIVE_VALS, KA_SIO_KEEPALIVE_VALS);
-KA_SAME(sizeof(struct tcp_keepalive), sizeof(struct ka_vals));
-KA_SAME(offsetof(struct tcp_keepalive, keepalivetime), 4);
-KA_SAME(offsetof(struct tcp_keepalive, keepaliveinterval), 8);
-#ifdef TCP_KEEPIDLE
-KA_SAME(TCP_KEEPIDLE, KA_TCP_KEEPIDLE);
-#endif
-#ifdef TCP_KEEPINTVL
-KA_SAME(TCP_KEEPINTVL, KA_TCP_KEEPINTVL);
-#endif
-#ifdef TCP_KEEPCNT
-KA_SAME(TCP_KEEPCNT, KA_TCP_KEEPCNT);
-#endif
-#ifdef TCP_MAXRT
-KA_SAME(TCP_MAXRT, KA_TCP_MAXRT);
-#endif
-#ifdef TCP_MAXRTMS
-KA_SAME(TCP_MAXRTMS, KA_TCP_MAXRTMS);
-#endif

@@ -2,10 +2,10 @@
 #include "test.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
 
+#include "atomics.h"
 #include "ring.h"
 #include "monitor.h"
 
@@ -135,7 +135,7 @@ static void a_wait_is_not_shorter_than_said(void) {
 struct sleeper {
     struct ka_ring *ring;
     int64_t timeout_ms, got;
-    _Atomic int begun;
+    KA_ATOMIC(int) begun;
 };
 
 static void sleep_for_one(void *argument) {

@@ -13,7 +13,6 @@
 #include "test.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -31,11 +30,11 @@
 #define LONGEST 30 /* limit, in ticks */
 
 struct watched {
-    _Atomic ka_id id;
+    KA_ATOMIC(ka_id) id;
     struct ka_place place; /* of those for good */
     /* The toucher's: ticks, and how many touches began and ended. */
-    _Atomic int64_t began_at, ended_at;
-    _Atomic uint32_t begun, ended;
+    KA_ATOMIC(uint64_t) began_at, ended_at;
+    KA_ATOMIC(uint32_t) begun, ended;
     /* The owner's. */
     int64_t base; /* no touch counts before */
     int64_t kept_at;
@@ -46,8 +45,8 @@ struct watched {
 
 static struct ka_table table;
 static struct watched watched[ENTRIES];
-static _Atomic int64_t clock_now; /* 64 bits, so that it never wraps */
-static atomic_int done, wrong_idle, wrong_guess, rescues, stales;
+static KA_ATOMIC(uint64_t) clock_now; /* 64 bits, so that it never wraps */
+static KA_ATOMIC(int) done, wrong_idle, wrong_guess, rescues, stales;
 static int early, late, claimed, strangers;
 static ka_id out[ENTRIES + KA_PAGE];
 

@@ -221,6 +221,11 @@ static void a_witness_says_that_nothing_would_show(void) {
     fake.revents = POLLHUP | POLLERR;
     CHECK_EQ(ka_witness_look(&witness, 0, 500, &verdict), 0);
     CHECK_EQ(verdict.state, KA_DEAD);
+    fake.connected = 0; /* its name went with it */
+    CHECK_EQ(ka_witness_look(&witness, 0, 600, &verdict), 0);
+    CHECK_EQ(verdict.state, KA_DEAD);
+    fake.revents = 0; /* the number means another socket now */
+    CHECK_EQ(ka_witness_look(&witness, 0, 700, &verdict), -EBADF);
 }
 
 static void kinds(void) {
@@ -259,6 +264,9 @@ static void numbers_follow_the_two_ends(void) {
     fake.named = 0;
     CHECK_EQ(ka_identify(FAKE_SOCK, &a), 0);
     CHECK(a != b && a != 0);
+    fake.named = 1;
+    fake.revents = POLLHUP; /* it has had a peer */
+    CHECK_EQ(ka_identify(FAKE_SOCK, &a), -ENOTCONN);
     fake.closed = 1;
     CHECK_EQ(ka_identify(FAKE_SOCK, &a), -EBADF);
 }

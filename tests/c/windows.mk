@@ -37,7 +37,7 @@ $(DIR)/test_own_atomics: test_atomics.c $(DIR)/core/monitor_posix.o $(DIR)/core/
 # ---- for Windows, under wine ------------------------------------------------
 
 WINE_PORTABLE = table table_model table_memory table_threads clock ring judge atomics
-WINE_REAL =
+WINE_REAL = windows_sockets windows_loop
 WINE_ALL = $(WINSOCK_FAKED) $(WINE_PORTABLE) $(WINE_REAL)
 
 EXE = $(OUT)/mingw
@@ -77,3 +77,26 @@ wine: wine-build
 		echo "wine, $$kind atomics:"; \
 		WINEDEBUG=-all ./total.sh ./under_wine.sh $(foreach test,$(WINE_ALL),$(EXE)/$$kind/test_$(test).exe) || exit 1; \
 	done
+
+# ---- as Microsoft's compiler sees it ----------------------------------------
+
+# Syntax and types, by clang in the manner of Microsoft's compiler, with
+# nothing but the C library's names that the core may use (msvc/) and no C11
+# atomics. os_windows.c and monitor_windows.c want the real headers, which
+# only mingw-w64 and zig have here.
+MSVC_FILES = $(filter-out %_posix.c %/os_windows.c %/monitor_windows.c,$(wildcard $(EXT)/core/*.c)) \
+	$(EXT)/poll/pollfallback.c $(EXT)/diag/none.c $(EXT)/sockopt/windows.c $(EXT)/sockopt/none.c
+
+.PHONY: msvc
+msvc:
+	$Qfor target in x86_64 aarch64; do \
+		for file in $(MSVC_FILES); do \
+			$(CLANG) --target=$$target-pc-windows-msvc -std=c11 -fms-compatibility -fms-extensions \
+				-fms-compatibility-version=19.35 -nostdinc -isystem msvc -isystem winsock \
+				-include msvc/only_standard.h -D__STDC_NO_ATOMICS__=1 -I$(EXT)/include -I$(EXT)/sockopt \
+				-I$(EXT)/core -I$(EXT)/poll -I$(EXT)/diag -Wall -Wextra -Wpedantic -Wgnu -Wvla -Werror \
+				-Wno-builtin-requires-header -Wno-pragma-once-outside-header -Wno-microsoft-include \
+				-Wno-language-extension-token -fsyntax-only $$file || exit 1; \
+		done; \
+	done
+	@echo "msvc: $(words $(MSVC_FILES)) passed"

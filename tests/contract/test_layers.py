@@ -47,7 +47,7 @@ FOLDER_HEADERS = {
         "stillalive.h",
         "windows_ends.h",
         "windows_errors.h",
-        "windows_info.h",
+        "windows_layout.h",
     },
     "ext/poll": {"backend.h", "os.h"},
     "ext/diag": {"diag.h", "stillalive.h"},

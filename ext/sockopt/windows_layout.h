@@ -1,27 +1,41 @@
-/* windows_info.h - what SIO_TCP_INFO of Windows says, as a ka_info.
+/* windows_layout.h - the numbers of Windows, what SIO_KEEPALIVE_VALS takes,
+ * and what SIO_TCP_INFO says, as a ka_info.
  *
- * The bytes are decoded by their offsets: headers older than the system do
- * not declare them. Where a header does, the offsets are compared with it.
- * Everything that is used lies in the first version of the structure.
+ * Headers older than the system do not declare all of it, so it stands here.
+ * Where a header does declare it, the two are compared. Everything that is
+ * used of TCP_INFO lies in the first version of the structure.
  *
- * There is no clock of the last segment and no count of segments. What is in
- * flight is counted in bytes: segments by the MSS, rounded up.
+ * There is no clock of the last segment in it and no count of segments. What
+ * is in flight is counted in bytes: segments by the MSS, rounded up.
  * TimeoutEpisodes count since the beginning, not what is outstanding, so they
  * stand for nothing here. Include it after winsock2.h and mstcpip.h.
  */
-#ifndef KA_WINDOWS_INFO_H
-#define KA_WINDOWS_INFO_H
+#ifndef KA_WINDOWS_LAYOUT_H
+#define KA_WINDOWS_LAYOUT_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "sockopt.h"
 
+#define KA_TCP_KEEPIDLE 3
+#define KA_TCP_MAXRT 5
+#define KA_TCP_MAXRTMS 14
+#define KA_TCP_KEEPCNT 16
+#define KA_TCP_KEEPINTVL 17
+#define KA_SIO_KEEPALIVE_VALS 0x98000004u
 #define KA_SIO_TCP_INFO 0xD8000027u /* takes the version, a DWORD */
 #define KA_INFO_V0_BYTES 88         /* Windows 10 1703 */
 #define KA_INFO_V1_BYTES 136        /* Windows 10 1809 */
 
 #define KA_SAME(a, b) _Static_assert((a) == (b), #a " is " #b)
+
+struct ka_vals { /* as SIO_KEEPALIVE_VALS takes them */
+    uint32_t on;
+    uint32_t idle_ms;
+    uint32_t interval_ms;
+};
 
 static inline int64_t ka_u32_at(const unsigned char *raw, int offset) {
     uint32_t value;
@@ -62,6 +76,31 @@ static inline void ka_info_decode(const unsigned char *raw,
     info->bytes_retrans = ka_u32_at(raw, 68);
 }
 
+KA_SAME(SOL_SOCKET, 0xFFFF);
+KA_SAME(SO_KEEPALIVE, 8);
+KA_SAME(IPPROTO_TCP, 6);
+KA_SAME(SO_PROTOCOL_INFOW, 0x2005);
+KA_SAME(SO_ACCEPTCONN, 2);
+KA_SAME(sizeof(ka_sock), sizeof(SOCKET));
+KA_SAME(SIO_KEEPALIVE_VALS, KA_SIO_KEEPALIVE_VALS);
+KA_SAME(sizeof(struct tcp_keepalive), sizeof(struct ka_vals));
+KA_SAME(offsetof(struct tcp_keepalive, keepalivetime), 4);
+KA_SAME(offsetof(struct tcp_keepalive, keepaliveinterval), 8);
+#ifdef TCP_KEEPIDLE
+KA_SAME(TCP_KEEPIDLE, KA_TCP_KEEPIDLE);
+#endif
+#ifdef TCP_KEEPINTVL
+KA_SAME(TCP_KEEPINTVL, KA_TCP_KEEPINTVL);
+#endif
+#ifdef TCP_KEEPCNT
+KA_SAME(TCP_KEEPCNT, KA_TCP_KEEPCNT);
+#endif
+#ifdef TCP_MAXRT
+KA_SAME(TCP_MAXRT, KA_TCP_MAXRT);
+#endif
+#ifdef TCP_MAXRTMS
+KA_SAME(TCP_MAXRTMS, KA_TCP_MAXRTMS);
+#endif
 #if defined(SIO_TCP_INFO) && NTDDI_VERSION >= 0x0A000006
 KA_SAME(SIO_TCP_INFO, KA_SIO_TCP_INFO);
 KA_SAME(sizeof(TCP_INFO_v0), KA_INFO_V0_BYTES);

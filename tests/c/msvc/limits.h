@@ -1,0 +1,5 @@
+#pragma once
+#define INT_MAX 2147483647
+#define INT_MIN (-2147483647 - 1)
+#define UINT_MAX 0xFFFFFFFFu
+#define LONG_MAX 2147483647L
