@@ -13,6 +13,7 @@ import pytest
 
 from stillalive import NotSupportedError, State, check, probe
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 
 def reset(sock: socket.socket) -> None:

@@ -12,6 +12,7 @@ from stillalive import _backend as b
 from stillalive._describing import tcp_info_of, warnings_for
 from stillalive._host import system_defaults
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 
 def test_the_systems_defaults_are_folded_in(impl, tcp_pair):

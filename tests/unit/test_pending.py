@@ -14,6 +14,7 @@ from stillalive import KeepAlive, _impl, _pending, describe, tune
 from stillalive import _backend as b
 from tests.unit.test_tune import held
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 
 class Quiet:

@@ -17,6 +17,7 @@ from stillalive import KeepAlive, State, _asking, aprobe, describe, liveness, pr
 from stillalive import _backend as b
 from tests.unit.test_tune import held
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from stillalive import KeepAlive, NotSupportedError, _impl, describe, tune
 from stillalive import _backend as b
 from tests.conftest import connect
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 IPPROTO_MPTCP = 262
 NUMBERS = {"idle": 4, "interval": 5, "count": 6, "user_timeout": 18, "rto_max": 44}
