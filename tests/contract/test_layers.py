@@ -16,7 +16,7 @@ from . import tree
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "_version _errors _values _backend _borrowed _include _rules",
+        "_version _errors _values _backend _borrowed _include _rules _systems",
         "_pure _core",
         "_impl",
         "_asking _captable _host _pending _planning _sockets presets",

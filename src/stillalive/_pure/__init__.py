@@ -11,34 +11,23 @@ import sys
 from ._autotune import Rule, audit_install
 from ._engine import Engine, mechanisms
 from ._server import ServerEngine
+from ._system import system
 from ._verdict import Question, Witness, check
 
 if sys.platform == "linux":
-    from ._linux import (
-        Policy,
-        apply_options,
-        identify,
-        kind,
-        option_name,
-        option_range,
-        read_options,
-        supported,
-        tcp_info,
-    )
     from ._watcher import Watcher
 else:
     from ._no_watcher import Watcher
-    from ._none import (
-        Policy,
-        apply_options,
-        identify,
-        kind,
-        option_name,
-        option_range,
-        read_options,
-        supported,
-        tcp_info,
-    )
+
+Policy = system.Policy
+apply_options = system.apply_options
+identify = system.identify
+kind = system.kind
+option_name = system.option_name
+option_range = system.option_range
+read_options = system.read_options
+supported = system.supported
+tcp_info = system.tcp_info
 
 NAME = "pure"
 

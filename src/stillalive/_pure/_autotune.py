@@ -6,18 +6,17 @@ What may be touched and what not, and why, is told in ext/core/autotune.c.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
+import weakref
 from collections import deque
 from typing import NamedTuple
 
 from .. import _backend as b
 from .._backend import Values
-
-if sys.platform == "linux":
-    from . import _linux as system
-else:
-    from . import _none as system
+from ._kernel import as_values
+from ._system import system
 
 _BOUND = 64
 """Of so many sockets bound lately it is known what they were before."""
@@ -57,10 +56,11 @@ class Rule:
 
 
 class _Bound(NamedTuple):
-    identity: int
+    identity: object
     rule: Rule
     before: Values
     after: Values
+    """As it can be read back."""
 
 
 _bound: deque[_Bound] = deque(maxlen=_BOUND)
@@ -98,15 +98,20 @@ def _look(event: str, args: tuple[object, ...]) -> None:
     if not isinstance(address, tuple) or isinstance(sock, int):
         return
     fd = sock.fileno()  # type: ignore[attr-defined]
-    if event == _CONNECT and _bound and _undo_bind(fd, rule):
+    if event == _CONNECT and _bound and _undo_bind(sock, fd, rule):
         return
     if rule is not None:
-        _tune(fd, rule, event)
+        _tune(sock, fd, rule, event)
 
 
-def _undo_bind(fd: int, now: Rule | None) -> bool:
+def _identity(sock: object, fd: int) -> object:
+    """Return what still names the socket once it is bound: an address does not."""
+    return system.identify(fd) if sys.platform == "linux" else weakref.ref(sock)
+
+
+def _undo_bind(sock: object, fd: int, now: Rule | None) -> bool:
     """Return True when it was bound under the very rule that now applies."""
-    identity = system.identify(fd)
+    identity = _identity(sock, fd)
     entry = next((one for one in list(_bound) if one.identity == identity), None)
     if entry is None:
         return False
@@ -121,31 +126,35 @@ def _undo_bind(fd: int, now: Rule | None) -> bool:
 
 def _put_back(fd: int, before: Values, after: Values) -> None:
     for option, value in enumerate(before):
-        if value != after[option]:
+        if value != after[option] or value == b.UNREADABLE:
             system.put_back(fd, option, value)
 
 
-def _tune(fd: int, rule: Rule, event: str) -> None:
+def _tune(sock: object, fd: int, rule: Rule, event: str) -> None:
     held = system.read_options(fd)  # raises for everything but TCP
     if held[b.ENABLED] != 0 or held[b.USER_TIMEOUT] > 0:
         return
-    if system.tcp_info(fd)[0] != b.CLOSE or not _is_fresh(held):
+    if not _is_unconnected(fd) or not _is_fresh(held):
         return
-    wanted, after = list(rule.values), list(held)
+    wanted = list(rule.values)
     for option, value in enumerate(held):
         if value == b.LEAVE:  # MPTCP has no user timeout
             wanted[option] = b.LEAVE
-        elif wanted[option] != b.LEAVE:
-            after[option] = wanted[option]
-    system.apply_options(fd, _values(wanted))
+    after = system.apply_options(fd, as_values(wanted))
     if event == _BIND:
-        _bound.append(_Bound(system.identify(fd), rule, held, _values(after)))
+        both = zip(held, after, strict=True)
+        shown = as_values([h if h == b.UNREADABLE else a for h, a in both])
+        _bound.append(_Bound(_identity(sock, fd), rule, held, shown))
     rule.count()
 
 
-def _values(numbers: list[int]) -> Values:
-    enabled, idle, interval, count, user_timeout, rto_max = numbers
-    return enabled, idle, interval, count, user_timeout, rto_max
+def _is_unconnected(fd: int) -> bool:
+    try:
+        return system.tcp_info(fd).state == b.CLOSE
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:  # what a system says that tells no states
+            raise
+        return True
 
 
 def _is_fresh(held: Values) -> bool:

@@ -14,15 +14,19 @@ import socket
 import struct
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from .. import _backend as b
 from .._backend import COUNT, ENABLED, IDLE, INTERVAL, LEAVE, RTO_MAX, USER_TIMEOUT, Info, Values
 from .._errors import Kind, fault, not_supported
+from ._kernel import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 assert not TYPE_CHECKING or sys.platform == "linux"
+
+ASKS = True
 
 SO_PROTOCOL, _SO_DOMAIN, SO_COOKIE = 38, 39, 57
 TCP_INFO = 11
@@ -225,18 +229,6 @@ def tcp_info(fd: int) -> Info:
     )
 
 
-class Pending(NamedTuple):
-    """What poll() shows, and how many bytes wait to be read."""
-
-    error: bool
-    hangup: bool
-    rdhup: bool
-    """Nothing more comes in, whoever shut it."""
-    fin: bool
-    """The peer's end, where TCP_INFO does not show it."""
-    unread: int
-
-
 def pending(fd: int) -> Pending:
     poller = select.poll()
     poller.register(fd, select.POLLIN | select.POLLRDHUP)
@@ -260,3 +252,28 @@ def pending(fd: int) -> Pending:
         bool(events & bit) for bit in (select.POLLERR, select.POLLHUP, select.POLLRDHUP)
     )
     return Pending(error, hangup, rdhup, fin, unread)
+
+
+def ask(fd: int, saved: Values, guard: int) -> None:
+    """Make the kernel send a question as soon as it can."""
+    if guard != b.UNGUARDED:
+        _protect(fd, saved, guard)
+    set_option(fd, IDLE, 1)
+
+
+def _protect(fd: int, saved: Values, guard: int) -> None:
+    """Set what keeps a probe from killing."""
+    if guard == b.GUARD_TIMEOUT:  # it overrules the count, which can go no higher
+        set_option(fd, USER_TIMEOUT, 2**31 - 1)
+    set_option(fd, ENABLED, 1)
+    set_option(fd, COUNT, 127)
+    if guard == b.GUARD_COUNT and saved[USER_TIMEOUT] > 0:
+        set_option(fd, USER_TIMEOUT, 0)
+
+
+def unask(fd: int, saved: Values) -> None:
+    """Put back what `ask` changed."""
+    # Off first where it was off: then the rest arms no timer.
+    for option in (ENABLED, IDLE, COUNT, USER_TIMEOUT):
+        if saved[option] != LEAVE:
+            put_back(fd, option, saved[option])

@@ -1,20 +1,14 @@
-"""A system whose keepalive options this package does not know yet."""
+"""A system whose keepalive options this package does not know."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from .._backend import Info, Values
 from .._errors import Kind, not_supported
+from ._kernel import NAMES, Pending
 
-_NAMES = (
-    "SO_KEEPALIVE",
-    "TCP_KEEPIDLE",
-    "TCP_KEEPINTVL",
-    "TCP_KEEPCNT",
-    "TCP_USER_TIMEOUT",
-    "TCP_RTO_MAX_MS",
-)
+ASKS = False
 
 
 def _refuse(what: str) -> NoReturn:
@@ -26,7 +20,7 @@ def supported() -> int:
 
 
 def option_name(option: int) -> str:
-    return _NAMES[option] if 0 <= option < len(_NAMES) else "?"
+    return NAMES[option] if 0 <= option < len(NAMES) else "?"
 
 
 def option_range(option: int) -> tuple[int, int] | None:
@@ -78,16 +72,16 @@ def tcp_info(fd: int) -> Info:
     _refuse("getsockopt(TCP_INFO)")
 
 
-class Pending(NamedTuple):
-    """What poll() shows, and how many bytes wait to be read."""
-
-    error: bool
-    hangup: bool
-    rdhup: bool
-    fin: bool
-    unread: int
-
-
 def pending(fd: int) -> Pending:
     del fd
     _refuse("poll")
+
+
+def ask(fd: int, saved: Values, guard: int) -> None:
+    del fd, saved, guard
+    _refuse("a question to the peer's kernel")
+
+
+def unask(fd: int, saved: Values) -> None:
+    del fd, saved
+    _refuse("a question to the peer's kernel")

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import random
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 from selectors import SelectorKey
@@ -14,12 +13,8 @@ from selectors import SelectorKey
 from .. import _backend as b
 from ._engine import Engine, Handle
 from ._linger import Linger
+from ._system import system
 from ._transport import Transport
-
-if sys.platform == "linux":
-    from ._linux import Policy
-else:
-    from ._none import Policy
 
 __all__ = ["ServerEngine"]
 
@@ -58,7 +53,7 @@ class ServerEngine:
         self._factory, self.on_error = factory, on_error
         self._idle_timeout, self.max_age = idle_timeout, max_age
         self._max_connections = max_connections
-        self._policy = None if values is None else Policy(values)
+        self._policy = None if values is None else system.Policy(values)
         self.engine = Engine(mechanism)
         self.connections: dict[Transport, None] = {}
         """The oldest first."""

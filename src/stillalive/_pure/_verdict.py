@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import sys
 
 from .. import _backend as b
 from .._backend import Info, Values, Verdict
 from .._errors import fault
-
-if sys.platform == "linux":
-    from . import _linux as system
-else:
-    from . import _none as system
+from ._kernel import Pending
+from ._system import system
 
 _JUST_HEARD_MS = 1000
 _TCP_INFO = "getsockopt(TCP_INFO)"
+_ENDED = (errno.ENOTCONN, errno.ECONNRESET)
+"""What systems answer that forget a connection with its end; Linux does not."""
 
 
 def _heard_ms(info: Info) -> int:
@@ -30,9 +28,13 @@ def _heard_ms(info: Info) -> int:
     return min(told, default=-1)
 
 
+def _unanswered(info: Info) -> int:
+    return max(info.probes, info.retransmits, 0)
+
+
 def _may_have_timed_out(fd: int, info: Info) -> bool:
-    if info.retransmits > 0:
-        return True
+    if info.retransmits > 0 or (info.probes < 0 and info.retransmits < 0):
+        return True  # or it is not told
     if info.probes <= 0:
         return False
     held = system.read_options(fd)
@@ -49,11 +51,21 @@ def _reset(first: Info | None) -> tuple[int, int, int]:
     return b.RESET, b.WHY_RST, errno.EPIPE if half_closed else errno.ECONNRESET
 
 
+def _ended_by(code: int) -> tuple[int, int, int]:
+    """Name an end whose error the system shows."""
+    if code in (errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE, errno.ECONNABORTED):
+        return b.RESET, b.WHY_RST, code
+    return b.DEAD, b.WHY_TIMED_OUT, code
+
+
 def _ended(
-    fd: int, info: Info, error: bool, first: Info | None, waited_ms: int
+    fd: int, info: Info, pending: Pending, first: Info | None, waited_ms: int
 ) -> tuple[int, int, int]:
+    error = pending.error
     seen_open = first is not None and first.state != b.CLOSE and first.segs_in >= 0
     timers = _may_have_timed_out(fd, info)
+    if pending.code:
+        return _ended_by(pending.code)
     if seen_open and first is not None and info.segs_in == first.segs_in and (error or timers):
         return b.DEAD, b.WHY_TIMED_OUT, errno.ETIMEDOUT  # nothing came: our own timers
     if not error:
@@ -71,15 +83,37 @@ def _open(info: Info, answered: bool, waited_ms: int) -> tuple[int, int, int]:
         return b.ALIVE, b.WHY_ANSWERED, 0
     if 0 <= heard <= _JUST_HEARD_MS:
         return b.ALIVE, b.WHY_HEARD, 0
-    unanswered = max(info.probes, info.retransmits)
-    return b.OPEN, b.WHY_UNANSWERED if unanswered > 0 else b.WHY_QUIET, 0
+    return b.OPEN, b.WHY_UNANSWERED if _unanswered(info) else b.WHY_QUIET, 0
 
 
-def _outdated(info: Info, pending: system.Pending) -> bool:
+def _by_poll(pending: Pending) -> tuple[int, int, int]:
+    """Judge where the state is not told."""
+    if pending.code:
+        return _ended_by(pending.code)
+    if pending.error:
+        return b.DEAD, b.WHY_RST_OR_TIMEOUT, 0
+    if pending.rdhup:
+        return b.PEER_CLOSED, b.WHY_FIN, 0
+    if pending.hangup:
+        return b.PEER_CLOSED, b.WHY_CLOSED, 0
+    return b.OPEN, b.WHY_QUIET, 0
+
+
+def _outdated(info: Info, pending: Pending) -> bool:
     """Tell whether poll() shows the end, but TCP_INFO did not yet."""
+    if info.state < 0:
+        return False
     if pending.hangup or pending.error:
         return info.state not in (b.CLOSE, b.LISTEN)
     return pending.rdhup and info.state == b.ESTABLISHED
+
+
+def _never_was(info: Info, pending: Pending) -> bool:
+    """Tell a socket that was never connected from a connection that has ended."""
+    if pending.error or info.segs_in > 0 or info.segs_out > 0:
+        return False
+    # Where the end takes the counters with it hanging up tells them apart; Linux does so in both.
+    return not pending.hangup or info.rtt_us >= 0
 
 
 def verdict_of(
@@ -96,15 +130,17 @@ def verdict_of(
     heard = _heard_ms(info)
     if pending.fin and not pending.error:
         state, reason, code = b.PEER_CLOSED, b.WHY_FIN, 0
+    elif info.state < 0:
+        state, reason, code = _by_poll(pending)
     elif info.state == b.LISTEN:
         raise fault(errno.EOPNOTSUPP, _TCP_INFO, system.kind(fd))
     elif info.state == b.CLOSE:
         if info.rtt_us <= 0 and info.segs_in == 1:  # refused
             heard = -1
-        if not pending.error and info.segs_in <= 0 and info.segs_out <= 0:
+        if _never_was(info, pending):
             raise fault(errno.ENOTCONN, _TCP_INFO, None)
         if pending.hangup or pending.error:
-            state, reason, code = _ended(fd, info, pending.error, first, waited_ms)
+            state, reason, code = _ended(fd, info, pending, first, waited_ms)
         else:  # MPTCP: its first subflow is gone, others carry on
             state, reason, code = b.OPEN, b.WHY_QUIET, 0
     elif info.state in (b.SYN_SENT, b.SYN_RECV):
@@ -113,8 +149,7 @@ def verdict_of(
         state, reason, code = b.PEER_CLOSED, b.WHY_FIN, 0
     else:
         state, reason, code = _open(info, answered, waited_ms)
-    unanswered = max(info.probes, info.retransmits)
-    return info, (state, reason, code, 0, heard, pending.unread, unanswered)
+    return info, (state, reason, code, 0, heard, pending.unread, _unanswered(info))
 
 
 def check(fd: int) -> Verdict:
@@ -130,9 +165,27 @@ def _kernel_asks(info: Info) -> bool:
 
 
 def _keep_asking(info: Info, verdict: Verdict) -> Verdict:
-    if verdict[0] != b.OPEN:
+    # Blind: an answer to a probe would show in nothing that this kernel tells.
+    blind = info.segs_in < 0 and _heard_ms(info) < 0
+    if verdict[0] != b.OPEN or (blind and verdict[1] == b.WHY_CONNECTING):
         return verdict
-    return b.ASKING, b.WHY_KERNEL_ASKS if _kernel_asks(info) else b.WHY_MUST_ASK, *verdict[2:]
+    if blind:
+        return b.UNKNOWN, b.WHY_CANNOT_TELL, *verdict[2:]
+    if _kernel_asks(info):
+        return b.ASKING, b.WHY_KERNEL_ASKS, *verdict[2:]
+    if system.ASKS:
+        return b.ASKING, b.WHY_MUST_ASK, *verdict[2:]
+    return b.UNKNOWN, b.WHY_CANNOT_ASK, *verdict[2:]
+
+
+def _is_named(fd: int, identity: int, ended: bool = False) -> bool:
+    """Tell whether it is the socket that is meant, or, with `ended`, may have been."""
+    try:
+        return system.identify(fd) == identity
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:  # its end has taken the name
+            raise
+        return ended
 
 
 class Witness:
@@ -148,11 +201,16 @@ class Witness:
         self._began_ms = now_ms
         self._first = system.tcp_info(self._fd)
         self._segs_in = self._first.segs_in
-        self.identity = system.identify(self._fd)
+        try:
+            self.identity = system.identify(self._fd)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            self.identity = 0  # its end has taken the name; what follows tells which end
         return _keep_asking(*verdict_of(self._fd, self._first))
 
     def _look(self, asked: int, now_ms: int) -> tuple[Info, Verdict]:
-        if system.identify(self._fd) != self.identity:
+        if not _is_named(self._fd, self.identity, ended=True):
             raise fault(errno.EBADF, _TCP_INFO, None)
         # What shows in nothing but the counter may be a reset on its way in:
         # it is an answer only if the connection still stands at the next look.
@@ -202,6 +260,14 @@ class Question:
     def ask(self, now_ms: int) -> bool:
         if self.asked > 0 and now_ms - self._asked_ms < b.ASK_SPACING_MS:
             return False
+        try:
+            return self._put(now_ms)
+        except OSError as error:
+            if error.errno not in _ENDED:
+                raise
+            return False  # as the next look will tell
+
+    def _put(self, now_ms: int) -> bool:
         if system.identify(self._fd) != self._identity:
             raise fault(errno.EBADF, "getsockopt(SO_COOKIE)", None)
         probes = system.tcp_info(self._fd).probes
@@ -212,9 +278,7 @@ class Question:
             self.end()
             return False
         try:
-            if self._guard < guard:
-                self._protect(guard)
-            system.set_option(self._fd, b.IDLE, 1)
+            system.ask(self._fd, self.saved, guard if self._guard < guard else b.UNGUARDED)
         except OSError:
             if self._guard < guard:  # half a guard is none
                 with contextlib.suppress(OSError):
@@ -225,29 +289,15 @@ class Question:
         self._asked_ms = now_ms
         return True
 
-    def _protect(self, guard: int) -> None:
-        """Set what keeps a probe from killing."""
-        assert self.saved is not None
-        if guard == b.GUARD_TIMEOUT:  # it overrules the count, which can go no higher
-            system.set_option(self._fd, b.USER_TIMEOUT, 2**31 - 1)
-        system.set_option(self._fd, b.ENABLED, 1)
-        system.set_option(self._fd, b.COUNT, 127)
-        if guard == b.GUARD_COUNT and self.saved[b.USER_TIMEOUT] > 0:
-            system.set_option(self._fd, b.USER_TIMEOUT, 0)
-
     def end(self) -> None:
         if self.saved is None:
             return
         try:
-            same = system.identify(self._fd) == self._identity
+            same = _is_named(self._fd, self._identity)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
             same = False
         saved, self.saved, self._guard = self.saved, None, b.UNGUARDED
-        if not same:  # closed meanwhile: nothing of the owner's is left to mend
-            return
-        # Off first where it was off: then the rest arms no timer.
-        for option in (b.ENABLED, b.IDLE, b.COUNT, b.USER_TIMEOUT):
-            if saved[option] != b.LEAVE:
-                system.put_back(self._fd, option, saved[option])
+        if same:  # else closed or ended: nothing of the owner's is left to mend
+            system.unask(self._fd, saved)
