@@ -23,7 +23,12 @@ SOCKOPT = {
     "openbsd": "bsd",
     "dragonfly": "bsd",
 }
-POLL = {"linux": ["epoll"]}
+POLL = {
+    "linux": ["epoll"],
+    **dict.fromkeys(["darwin", "freebsd", "netbsd", "openbsd", "dragonfly"], ["kqueue"]),
+}
+if os.environ.get("STILLALIVE_FORCE_KQUEUE"):  # with a libkqueue: docs/contributing.md
+    POLL["linux"] = ["kqueue"]
 INCLUDED = ["ext/include/stillalive.h", "ext/include/stillalive.pxd"]
 """What C and Cython extensions of others need: stillalive.get_include() is where it lies."""
 

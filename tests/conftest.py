@@ -15,7 +15,7 @@ from stillalive._backend import Backend
 Pair = tuple[socket.socket, socket.socket]
 
 
-def implementations() -> list[str]:
+def _implementations() -> list[str]:
     if os.environ.get("STILLALIVE_IMPL") == "pure":
         return ["pure"]
     try:
@@ -25,7 +25,10 @@ def implementations() -> list[str]:
     return ["c", "pure"]
 
 
-@pytest.fixture(params=implementations())
+IMPLEMENTATIONS = _implementations()
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Run the test once on each implementation."""
     chosen = _impl.choose(request.param)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import selectors
 import signal
 import socket
 import struct
@@ -33,9 +32,6 @@ thread_signals = pytest.mark.skipif(
 limits = pytest.mark.skipif(resource is None, reason="this system has no RLIMIT_NOFILE")
 local_sockets = pytest.mark.skipif(
     not hasattr(socket, "AF_UNIX"), reason="this Python has no AF_UNIX"
-)
-epoll = pytest.mark.skipif(
-    not hasattr(selectors, "EpollSelector"), reason="this system has no epoll"
 )
 any_descriptor = pytest.mark.skipif(WINDOWS, reason="Windows waits for sockets only")
 chosen_numbers = pytest.mark.skipif(

@@ -68,8 +68,11 @@
 
 /* The best first. */
 static const struct ka_backend *const backends[] = {
-#ifdef __linux__
+#ifdef KA_HAS_EPOLL
     &ka_backend_epoll,
+#endif
+#ifdef KA_HAS_KQUEUE
+    &ka_backend_kqueue,
 #endif
     &ka_backend_poll,
 };
@@ -85,8 +88,10 @@ const struct ka_backend *ka_loop_backend(const char *name) {
 }
 
 const char *ka_loop_backend_names(void) {
-#ifdef __linux__
+#if defined(KA_HAS_EPOLL)
     return "epoll, poll";
+#elif defined(KA_HAS_KQUEUE)
+    return "kqueue, poll";
 #else
     return "poll";
 #endif

@@ -79,7 +79,7 @@ int ka_loop_init(struct ka_loop *loop, const struct ka_backend *backend);
 void ka_loop_shut(struct ka_loop *loop);
 /* Give the memory back; once. */
 void ka_loop_close(struct ka_loop *loop);
-/* By name ("epoll", "poll"); NULL when this system has no such. */
+/* By name ("epoll", "kqueue", "poll"); NULL when this system has no such. */
 const struct ka_backend *ka_loop_backend(const char *name);
 const char *ka_loop_backend_names(void); /* "epoll, poll" for messages */
 

@@ -30,11 +30,15 @@ struct ka_backend {
     const char *name;
     int (*open)(struct ka_poller **out);
     void (*close)(struct ka_poller *poller);
-    /* events: KA_READ | KA_WRITE, not 0. -EEXIST, -EBADF, -EPERM (a regular
-     * file), -ENOMEM, -ENOSPC as the system says. poll knows neither the
-     * first nor the third: a number that is there gets the new tag. */
+    /* events: KA_READ | KA_WRITE, not 0. -EEXIST, -EBADF, -EPERM (nothing to
+     * wait for: with epoll a regular file), -ENOMEM, -ENOSPC as the system
+     * says. poll and kqueue do not know the first, poll not the third: a
+     * number that is there gets the new events and the new tag. When it
+     * fails nothing of it is in the set. */
     int (*add)(struct ka_poller *poller, ka_sock fd, uint32_t events,
                uint64_t tag);
+    /* When it fails the old events and the old tag stand. kqueue adds what
+     * has been closed and has come back as another open file. */
     int (*modify)(struct ka_poller *poller, ka_sock fd, uint32_t events,
                   uint64_t tag);
     /* -ENOENT, -EBADF when the descriptor is closed or was never added. */
@@ -49,7 +53,16 @@ struct ka_backend {
     int (*fileno)(const struct ka_poller *poller); /* -1: has none */
 };
 
-extern const struct ka_backend ka_backend_epoll; /* Linux only */
+/* KA_FORCE_KQUEUE: a kqueue in place of epoll on Linux, for tests. */
+#if defined(KA_FORCE_KQUEUE) || defined(__APPLE__) || defined(__FreeBSD__) || \
+    defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+#define KA_HAS_KQUEUE 1
+#elif defined(__linux__)
+#define KA_HAS_EPOLL 1
+#endif
+
+extern const struct ka_backend ka_backend_epoll;  /* where KA_HAS_EPOLL */
+extern const struct ka_backend ka_backend_kqueue; /* where KA_HAS_KQUEUE */
 extern const struct ka_backend ka_backend_poll;
 
 #endif

@@ -100,6 +100,37 @@ bite no-lag core/clock.c 's/(ms + ka_os_clock_lag_ms()/(ms/' \
 bite wrong-side-of-fork core/os_posix.c 's/(NULL, NULL, count_fork)/(NULL, count_fork, NULL)/' \
     plain test_clock forks_are_counted_in_the_child
 
+kqueue=poll/kqueue.c
+
+bite half-added $kqueue 's/if (unwanted \&\& (rc < 0 || fresh))/if (unwanted \&\& rc >= 0 \&\& fresh)/' \
+    plain kqueue/test_kqueue half_an_add_is_undone
+bite readiness-lost $kqueue 's/fresh ? 0 : unwanted, error/unwanted, error/' \
+    plain kqueue/test_kqueue a_failed_modify_changes_nothing
+bite unwanted-left $kqueue 's/fresh ? 0 : unwanted, error/0, error/' \
+    plain kqueue/test_kqueue two_filters_are_one_call
+bite receipts-unread $kqueue 's/receipt\[i\].flags & EV_ERROR ? (int)receipt\[i\].data : 0/0/' \
+    plain kqueue/test_kqueue half_an_add_is_undone
+bite two-entries $kqueue 's/if (place->at < made \&\& ready\[place->at\].tag == place->tag)/if (0)/' \
+    plain kqueue/test_kqueue both_filters_are_one_entry
+bite stale-place $kqueue 's/if (place->at < made \&\& ready\[place->at\].tag == place->tag)/if (place->at < made)/' \
+    plain kqueue/test_kqueue both_filters_are_one_entry
+bite end-is-no-error $kqueue 's/event->flags & EV_EOF \&\& event->fflags/0/' \
+    plain kqueue/test_kqueue ends
+bite end-is-an-error $kqueue 's/event->flags & EV_EOF \&\& event->fflags/event->flags \& EV_EOF/' \
+    plain kqueue/test_poller 'kqueue fin_is_readable'
+bite wake-lost $kqueue 's/\*woken |= is_wake/*woken |= 0 \&\& is_wake/' \
+    plain kqueue/test_kqueue growth_loses_no_wake
+bite closes-anothers $kqueue 's/ \&\& poller->born == ka_os_fork_generation()//' \
+    plain kqueue/test_kqueue a_child_closes_nothing_of_its_own
+bite gone-is-an-error $kqueue 's/found == ENOENT \&\& interrupted/0 \&\& interrupted/' \
+    plain kqueue/test_kqueue an_interrupted_change_is_made
+bite handlers-errno $kqueue '/^static int kqueue_wake/,/^}/s/errno = before;/(void)before;/' \
+    plain kqueue/test_poller 'kqueue a_signal_handler_wakes'
+bite undrained-pipe $kqueue 's/ka_os_wake_drain(poller->wake);/(void)poller;/' \
+    plain kqueue_pipe/test_poller 'kqueue a_wake_comes_before_the_wait'
+bite array-too-short $kqueue 's/while (places <= fd)/while (places < fd)/' \
+    asan kqueue/test_kqueue AddressSanitizer
+
 loop=core/loop.c
 registry=core/registry.c
 

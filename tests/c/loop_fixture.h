@@ -9,6 +9,7 @@
 
 #include "test.h"
 #include "../core/loop.h"
+#include "pollers.h"
 
 #define BEGAN 0xFFFFFFF0u /* a tick that soon wraps round */
 #define LIMIT 50u
@@ -46,10 +47,10 @@ static inline void run_on(const char *name, void (*body)(void),
     test.before = test.after = NULL;
 }
 
-#define RUN_BOTH(body)                \
-    do {                              \
-        run_on(#body, body, "epoll"); \
-        run_on(#body, body, "poll");  \
+#define RUN_BOTH(body)                    \
+    do {                                  \
+        run_on(#body, body, BEST_POLLER); \
+        run_on(#body, body, "poll");      \
     } while (0)
 
 /* One round, as a binding makes it. For ever is five seconds, so that a loop

@@ -15,6 +15,7 @@
 #include "test.h"
 #include "stream.h"
 #include "loop.h"
+#include "pollers.h"
 
 static const struct ka_backend *backend; /* of all that is opened */
 static struct ka_stream stream;

@@ -11,7 +11,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#include "backend.h"
+#include "pollers.h"
 
 #define MANY 300
 
@@ -88,6 +88,9 @@ static int add(int fd, uint32_t events, uint64_t tag) {
     return backend->add(poller, fd, events, tag);
 }
 
+/* kqueue tells of ends by the filter alone. */
+#define BOTH_ENDED (is("kqueue") ? KA_READ : KA_READ | KA_HANGUP)
+
 /* ---- readiness ---------------------------------------------------------- */
 
 static void reading_and_writing(void) {
@@ -124,7 +127,7 @@ static void fin_is_readable(void) {
     CHECK_EQ(found(1), KA_READ);
     shutdown(pair.near, SHUT_WR); /* now both have ended */
     CHECK_EQ(look(1000), 1);
-    CHECK_EQ(found(1), KA_READ | KA_HANGUP);
+    CHECK_EQ(found(1), BOTH_ENDED);
     loop_close(&pair);
 }
 
@@ -160,8 +163,8 @@ static void pipes(void) {
     close(end[1]);
     close(other[0]);
     CHECK_EQ(look(0), 2);
-    CHECK_EQ(found(1), KA_HANGUP);
-    CHECK_EQ(found(2), KA_WRITE | KA_BROKEN);
+    CHECK_EQ(found(1), is("kqueue") ? KA_READ : KA_HANGUP);
+    CHECK_EQ(found(2), is("kqueue") ? KA_WRITE : KA_WRITE | KA_BROKEN);
     close(end[0]);
     close(other[1]);
 }
@@ -178,7 +181,7 @@ static void local_sockets(void) {
     close(pair.far);
     pair.far = -1;
     CHECK_EQ(look(0), 1);
-    CHECK_EQ(found(1), KA_READ | KA_HANGUP);
+    CHECK_EQ(found(1), BOTH_ENDED);
     loop_close(&pair);
 }
 
@@ -266,7 +269,7 @@ static void a_number_is_there_once(void) {
     struct pair pair = local_pair();
 
     CHECK_EQ(add(pair.near, KA_READ, 1), 0);
-    /* poll cannot tell that it is the same open file, and takes it. */
+    /* The others cannot tell that it is the same open file, and take it. */
     CHECK_EQ(add(pair.near, KA_WRITE, 2), is("epoll") ? -EEXIST : 0);
     feed(pair.far);
     CHECK_EQ(look(0), 1);
@@ -282,7 +285,7 @@ static void regular_files(void) {
     int wanted = is("epoll") ? -EPERM : 0;
 
     CHECK_EQ(add(fileno(file), KA_READ, 1), wanted);
-    CHECK_EQ(look(0), wanted ? 0 : 1);
+    CHECK_EQ(look(0), is("poll") ? 1 : 0);
     fclose(file);
 }
 
@@ -531,13 +534,13 @@ static void the_set_can_be_polled(void) {
     struct pair pair = local_pair();
     int fd = backend->fileno(poller);
 
-    if (is("epoll")) {
-        CHECK_EQ(add(pair.near, KA_READ, 1), 0);
+    CHECK_EQ(fd >= 0, !is("poll"));
+    if (fd >= 0)
         CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    if (is("epoll")) { /* what stands in for a kqueue's cannot */
+        CHECK_EQ(add(pair.near, KA_READ, 1), 0);
         feed(pair.far);
         CHECK_EQ(loop_await(fd, POLLIN), POLLIN);
-    } else {
-        CHECK_EQ(fd, -1);
     }
     loop_close(&pair);
 }
@@ -590,7 +593,7 @@ int main(void) {
     }
     test.before = before;
     test.after = after;
-    all_of(&ka_backend_epoll);
+    all_of(&best_poller);
     all_of(&ka_backend_poll);
     return test_report("poller");
 }

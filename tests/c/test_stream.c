@@ -431,7 +431,7 @@ static void what_cannot_begin_leaves_the_listener_alone(void) {
 }
 
 int main(void) {
-    static const char *const names[] = {"epoll", "poll"};
+    static const char *const names[] = {BEST_POLLER, "poll"};
     size_t i;
 
     for (i = 0; i < 2; i++) {

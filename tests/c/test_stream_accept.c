@@ -278,7 +278,7 @@ static void what_is_accepted_has_the_policy(void) {
 }
 
 int main(void) {
-    static const char *const names[] = {"epoll", "poll"};
+    static const char *const names[] = {BEST_POLLER, "poll"};
     size_t i;
 
     for (i = 0; i < 2; i++) {

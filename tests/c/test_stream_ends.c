@@ -395,7 +395,7 @@ static void closing_without_a_bound_waits(void) {
 }
 
 int main(void) {
-    static const char *const names[] = {"epoll", "poll"};
+    static const char *const names[] = {BEST_POLLER, "poll"};
     size_t i;
 
     for (i = 0; i < 2; i++) {

@@ -134,7 +134,7 @@ static void without_memory_nobody_is_sent_away(void) {
 }
 
 int main(void) {
-    static const char *const names[] = {"epoll", "poll"};
+    static const char *const names[] = {BEST_POLLER, "poll"};
     size_t i;
 
     for (i = 0; i < 2; i++) {

@@ -253,7 +253,7 @@ static void with_all_limits(void) {
 }
 
 int main(void) {
-    static const char *const names[] = {"epoll", "poll"};
+    static const char *const names[] = {BEST_POLLER, "poll"};
     size_t i;
 
     if (getenv("SEED"))

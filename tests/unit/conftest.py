@@ -12,25 +12,32 @@ from stillalive import _impl
 from stillalive._backend import Backend
 from stillalive.selector import Selector
 
-from ..conftest import Pair, implementations
+from ..conftest import IMPLEMENTATIONS, Pair
+
+MECHANISMS = list(
+    dict.fromkeys(name for one in IMPLEMENTATIONS for name in _impl.choose(one).mechanisms())
+)
+"""What this system has, the best first; epoll or kqueue, and poll."""
 
 
-def _mechanisms() -> list[str]:
-    """Name what any implementation has here."""
-    chosen = [_impl.choose(name) for name in implementations()]
-    return sorted({name for impl in chosen for name in impl.mechanisms()})
-
-
-@pytest.fixture(params=_mechanisms())
+@pytest.fixture(params=MECHANISMS)
 def mechanism(
     request: pytest.FixtureRequest, impl: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """Force one mechanism, as a user would."""
     name: str = request.param
     if name not in impl.mechanisms():
-        pytest.skip(f"{impl.NAME} has no {name} on this system")
+        pytest.skip(f"this implementation has no {name} here")
     monkeypatch.setenv("STILLALIVE_BACKEND", name)
     return name
+
+
+@pytest.fixture
+def epoll(impl: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force epoll, for what only epoll does."""
+    if "epoll" not in impl.mechanisms():
+        pytest.skip("this system has no epoll")
+    monkeypatch.setenv("STILLALIVE_BACKEND", "epoll")
 
 
 @pytest.fixture

@@ -178,10 +178,8 @@ def test_a_handler_changes_everything_during_a_sweep(impl, early):
                 assert twice <= {3, 4, 5, 6}  # it has changed those that had been told
 
 
-@needs.epoll
 @pytest.mark.parametrize("what", ["shed", "rebuild"])
-def test_a_handler_unregisters_while_all_are_looked_at(impl, monkeypatch, pair, what):
-    monkeypatch.setenv("STILLALIVE_BACKEND", "epoll")
+def test_a_handler_unregisters_while_all_are_looked_at(epoll, pair, what):
     with needs.many_descriptors(6) as fds:
         for number in itertools.count(1):
             with Selector() as selector:

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import _backend as b
 
@@ -21,6 +21,8 @@ __all__ = ["IN", "OUT", "Bell", "Poller", "mechanisms", "open_poller", "ready_no
 
 IN, OUT = 1, 4
 """POLLIN and POLLOUT, and the numbers that epoll has for the same."""
+_BROKEN, _HANGUP = 8, 16
+"""POLLERR and POLLHUP."""
 
 _FLAGS = {0: 0, b.READ: IN, b.WRITE: OUT, b.READ | b.WRITE: IN | OUT}
 
@@ -116,6 +118,99 @@ if sys.platform != "win32":
             pass
 
 
+_system: Any = select
+"""What `_Kqueue` takes for the module; the tests put a model there."""
+_inherited: list[Any] = []
+"""Sets that a forked child has an object of, and no set. See `_Kqueue.close`."""
+_CANNOT_WAIT = frozenset((errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP))
+"""The words that systems have for a device with no readiness; epoll's is EPERM."""
+
+
+class _Kqueue:
+    """Reading and writing are two filters of one descriptor, changed one by one.
+
+    What a failed call has added is taken out again. The kernel forgets what is
+    closed, even while a duplicate lives, and takes what is added twice for a
+    change: all that is wanted is added at every change.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._held: dict[int, int] = {}
+        """Events by descriptor; some may have been closed, so this only says what to drop."""
+        self._filters = ((b.READ, _system.KQ_FILTER_READ), (b.WRITE, _system.KQ_FILTER_WRITE))
+        self._kqueue = _system.kqueue()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _change(self, fd: int, events: int, action: int) -> None:
+        for event, name in self._filters:
+            if events & event:
+                self._kqueue.control([_system.kevent(fd, name, action)], 0, 0)
+
+    def _drop(self, fd: int, events: int) -> None:
+        for event, _ in self._filters:
+            with contextlib.suppress(OSError):  # closed, or never added
+                self._change(fd, events & event, _system.KQ_EV_DELETE)
+
+    def _put(self, fd: int, events: int, kept: int) -> None:
+        held = self._held.get(fd, 0)
+        try:
+            self._change(fd, events, _system.KQ_EV_ADD)
+        except OSError as error:
+            self._drop(fd, (events | held) & ~kept)
+            self._held[fd] = held & kept
+            if error.errno in _CANNOT_WAIT:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
+            raise
+        self._drop(fd, held & ~events)
+        self._held[fd] = events
+
+    def add(self, fd: int, events: int) -> None:
+        self._put(fd, events, 0)
+
+    def modify(self, fd: int, events: int) -> bool:
+        self._put(fd, events, self._held.get(fd, 0))
+        return True
+
+    def remove(self, fd: int) -> bool:
+        self._drop(fd, self._held.pop(fd, 0))
+        return True
+
+    def wait(self, seconds: float | None, room: int) -> list[tuple[int, int]]:
+        try:
+            events = self._kqueue.control(None, 2 * room, seconds)
+        except (OSError, ValueError):
+            if self._pid == os.getpid():
+                raise
+            return []  # a signal handler has forked, and this is the child
+        found: dict[int, int] = {}
+        for event in events:
+            flags = OUT if event.filter == _system.KQ_FILTER_WRITE else IN
+            if event.flags & _system.KQ_EV_ERROR:
+                if event.data in (errno.EBADF, errno.ENOENT):
+                    continue  # closed at this moment
+                flags |= _BROKEN
+            elif event.flags & _system.KQ_EV_EOF and event.fflags:
+                flags |= _BROKEN | _HANGUP
+            found[event.ident] = found.get(event.ident, 0) | flags
+        return list(found.items())
+
+    def close(self) -> None:
+        """Close it, but not in a child: there its number is free, or means another file.
+
+        Older releases of Python close that number whenever the object goes, so it stays.
+        """
+        held, self._kqueue = getattr(self, "_kqueue", None), None
+        if held is None:
+            return
+        if self._pid == os.getpid():
+            held.close()
+        else:
+            _inherited.append(held)
+
+
 def _is_closed(fd: int) -> bool:
     try:
         select.select([fd], (), (), 0)
@@ -184,6 +279,8 @@ class _Select:
 _ALL: dict[str, type[Poller]] = {}
 if sys.platform == "linux":
     _ALL["epoll"] = _Epoll
+if hasattr(select, "kqueue"):
+    _ALL["kqueue"] = _Kqueue
 if sys.platform != "win32":
     _ALL["poll"] = _Poll
 else:
