@@ -12,15 +12,19 @@ from stillalive cimport *
 
 from stillalive._errors import fault as _fault
 
+cdef extern from "errors.h":
+    int _python_errno "ka_python_errno"(int)
+
 NAME = "c"
 
 
 cdef object _raise(ka_sock fd, int rc, str call):
     cdef ka_kind kind
     if ka_kind_of(fd, &kind) < 0:
-        raise _fault(-rc, call, None)
-    raise _fault(-rc, call, (kind.family, kind.type, kind.protocol,
-                             kind.listening != 0))
+        raise _fault(_python_errno(-rc), call, None)
+    raise _fault(_python_errno(-rc), call, (kind.family, kind.type,
+                                            kind.protocol,
+                                            kind.listening != 0))
 
 
 cdef object _raise_option(ka_sock fd, int rc, ka_fault *at):
@@ -46,7 +50,7 @@ cdef tuple _values(const ka_policy *policy):
 
 
 cdef tuple _verdict(const ka_verdict *v):
-    return (v.state, v.reason, v.err, v.asked, v.heard_ms, v.unread,
+    return (v.state, v.reason, _python_errno(v.err), v.asked, v.heard_ms, v.unread,
             v.unanswered)
 
 

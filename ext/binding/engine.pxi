@@ -31,8 +31,7 @@ from libc.math cimport INFINITY, ceil, llround
 
 from loop cimport *
 
-from os import strerror as _strerror
-
+from stillalive._errors import os_error as _new_os_error
 from stillalive._values import as_timeout as _as_timeout
 
 cdef extern from "Python.h":
@@ -57,7 +56,7 @@ cdef class _Loop:
 cdef object _os_error(int rc):
     if rc == -ENOMEM:
         raise MemoryError()
-    raise OSError(-rc, _strerror(-rc))
+    raise _new_os_error(_python_errno(-rc))
 
 
 cdef object _refuse():

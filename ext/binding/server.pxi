@@ -171,8 +171,7 @@ cdef class ServerEngine:
         elif kind == KA_STREAM_ACCEPTED:
             self.begin(conn)
         elif kind == KA_STREAM_REFUSED:
-            self.report(OSError(self.event.error,
-                                _strerror(self.event.error)), None)
+            self.report(_new_os_error(_python_errno(self.event.error)), None)
         elif kind == KA_STREAM_OVER:
             self.release()
         elif conn.user is not NULL:  # else its factory has failed

@@ -54,7 +54,7 @@ cdef object _why_lost(int reason, int error):
     if reason == KA_BY_PEER or reason == KA_BY_OWNER:
         return None
     if reason == KA_BY_ERROR:
-        return OSError(error, _strerror(error))
+        return _new_os_error(_python_errno(error))
     return _ConnectionEndedError(_END_REASONS[reason])
 
 

@@ -73,9 +73,9 @@ cdef object _endpoint(const ka_endpoint *end):
 
 cdef object _occurrence(const ka_occurrence *e):
     return _Occurrence(
-        e.token, e.cause, e.klass, e.deed, e.dry_run != 0, e.err, e.sock,
-        e.identity, _endpoint(&e.local), _endpoint(&e.peer), e.at_ms,
-        e.clock_ms, e.heard_ms, e.data_in_ms, e.data_out_ms, e.bytes_in,
+        e.token, e.cause, e.klass, e.deed, e.dry_run != 0,
+        _python_errno(e.err), e.sock, e.identity, _endpoint(&e.local),
+        _endpoint(&e.peer), e.at_ms, e.clock_ms, e.heard_ms, e.data_in_ms, e.data_out_ms, e.bytes_in,
         e.bytes_out, e.unread, e.unsent)
 
 

@@ -7,9 +7,12 @@
  * finer. That is the lag which limits are rounded up by.
  *
  * WSAPoll is poll(2) but for this: it refuses an empty set, and one in which
- * every socket is closed; passing over an entry is not dependable; a peer's
- * FIN may show as a hang-up with nothing to read; there are no signals. The
- * set that it gets holds the wanted entries only.
+ * every socket is closed; passing over an entry is not dependable; there are
+ * no signals. The set that it gets holds the wanted entries only.
+ *
+ * A peer's FIN is a hang-up there, wanted or not. Who only wants to write to
+ * such a peer would get no rest from it while there is no room: the others are
+ * waited for without him, and he is looked at every 10 ms.
  *
  * A connect that fails. Before Windows 10 2004 WSAPoll does not show it: who
  * waits for a connection to be writable waits for ever. select does show it.
@@ -186,12 +189,20 @@ size_t ka_os_poll_room(size_t n) {
     return n * (sizeof(WSAPOLLFD) + sizeof(uint32_t));
 }
 
-static uint32_t found_of(short revents) {
-    return (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
-           (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
-           (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
-           (revents & POLLHUP ? (uint32_t)KA_HANGUP : 0u) |
-           (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
+#define KA_ENDED 64u /* found in here only: an end that nobody wants to read \
+                      */
+#define KA_LOOK_MS 10
+
+/* A hang-up alone is the peer's FIN, which a reader finds by reading. */
+static uint32_t found_of(short revents, uint32_t wanted) {
+    uint32_t found = (revents & POLLRDNORM ? (uint32_t)KA_READ : 0u) |
+                     (revents & POLLWRNORM ? (uint32_t)KA_WRITE : 0u) |
+                     (revents & POLLERR ? (uint32_t)KA_BROKEN : 0u) |
+                     (revents & POLLNVAL ? (uint32_t)KA_CLOSED : 0u);
+
+    if (revents & POLLHUP && wanted & KA_READ)
+        found |= KA_READ;
+    return found == 0 && revents & POLLHUP ? KA_ENDED : found;
 }
 
 /* WSAPoll has refused the set for a socket that is none: find which. */
@@ -213,35 +224,83 @@ static int find_closed(struct ka_os_polled *polled, size_t n) {
     return count ? count : -EBADF;
 }
 
-int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
-               void *room) {
-    WSAPOLLFD *seen = room;
-    uint32_t *place = (uint32_t *)(seen + n);
-    ULONG used = 0;
-    size_t i;
-    int count;
+struct set {
+    struct ka_os_polled *polled;
+    size_t n;
+    WSAPOLLFD *seen;
+    uint32_t *place;
+    size_t ended; /* that the last look at everybody has found */
+};
 
-    for (i = 0; i < n; i++) {
-        polled[i].found = 0;
-        if (!polled[i].wanted)
+/* One WSAPoll, of everybody or without those that have ended. */
+static int look(struct set *set, int timeout_ms, int everybody) {
+    struct ka_os_polled *one;
+    ULONG used = 0, i;
+    int count = 0;
+
+    for (one = set->polled; one < set->polled + set->n; one++) {
+        if (!everybody && one->found == KA_ENDED)
             continue;
-        seen[used].fd = polled[i].fd;
-        seen[used].events =
-            (SHORT)((polled[i].wanted & KA_READ ? POLLRDNORM : 0) |
-                    (polled[i].wanted & KA_WRITE ? POLLWRNORM : 0));
-        seen[used].revents = 0;
-        place[used++] = (uint32_t)i;
+        one->found = 0;
+        if (!one->wanted)
+            continue;
+        set->seen[used].fd = one->fd;
+        set->seen[used].events =
+            (SHORT)((one->wanted & KA_READ ? POLLRDNORM : 0) |
+                    (one->wanted & KA_WRITE ? POLLWRNORM : 0));
+        set->seen[used].revents = 0;
+        set->place[used++] = (uint32_t)(one - set->polled);
     }
+    if (everybody)
+        set->ended = 0;
     if (used == 0) {
         Sleep(timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
         return 0;
     }
-    count = poll_all(seen, used, timeout_ms);
-    if (count < 0)
-        return WSAGetLastError() == WSAENOTSOCK ? find_closed(polled, n)
-                                                : ka_winsock_failed();
-    for (i = 0; count > 0 && i < used; i++)
-        polled[place[i]].found = found_of(seen[i].revents);
+    if (poll_all(set->seen, used, timeout_ms) < 0)
+        return WSAGetLastError() == WSAENOTSOCK
+                   ? find_closed(set->polled, set->n)
+                   : ka_winsock_failed();
+    for (i = 0; i < used; i++) {
+        one = &set->polled[set->place[i]];
+        one->found = found_of(set->seen[i].revents, one->wanted);
+        set->ended += one->found == KA_ENDED;
+        count += one->found != 0 && one->found != KA_ENDED;
+    }
+    return count;
+}
+
+static void forget_ends(const struct set *set) {
+    size_t i;
+
+    for (i = 0; set->ended > 0 && i < set->n; i++)
+        if (set->polled[i].found == KA_ENDED)
+            set->polled[i].found = 0;
+}
+
+int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
+               void *room) {
+    struct set set = {polled, n, room, (uint32_t *)((WSAPOLLFD *)room + n), 0};
+    int64_t until = ka_os_now_ms() + timeout_ms + KA_LAG_MS;
+    int64_t left = timeout_ms;
+    int count;
+
+    for (;;) {
+        count = look(&set, (int)left, 1);
+        if (count != 0 || set.ended == 0)
+            break;
+        if (timeout_ms >= 0) {
+            left = timeout_ms == 0 ? 0 : until - ka_os_now_ms();
+            left = left < 0 ? 0 : left > timeout_ms ? timeout_ms : left;
+        }
+        if (left != 0)
+            count = look(
+                &set, left > 0 && left < KA_LOOK_MS ? (int)left : KA_LOOK_MS,
+                0);
+        if (count != 0 || left == 0)
+            break;
+    }
+    forget_ends(&set);
     return count;
 }
 

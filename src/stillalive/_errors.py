@@ -143,6 +143,17 @@ _CRT = {109: errno.ENOPROTOOPT, 126: errno.ENOTCONN, 130: errno.EOPNOTSUPP}
 """Numbers of Windows' C library; Python and the sockets there have others."""
 
 
+def meaning(code: int) -> str:
+    """Say what an error number means; on Windows ``os.strerror`` does not know those of sockets."""
+    of_sockets: dict[int, str] = getattr(socket, "errorTab", {})
+    return of_sockets.get(code) or os.strerror(code)
+
+
+def os_error(code: int) -> OSError:
+    """Build the error that has nothing to say but its number."""
+    return OSError(code, meaning(code))
+
+
 def fault(code: int, call: str, kind: Kind | None) -> OSError:
     """Build the error for a system call that failed with `code`."""
     if sys.platform == "win32":
@@ -151,4 +162,4 @@ def fault(code: int, call: str, kind: Kind | None) -> OSError:
         return not_supported(call, kind, code)
     if code == errno.ENOTCONN:
         return OSError(code, f"{call}: this socket was never connected")
-    return OSError(code, f"{call}: {os.strerror(code)}")
+    return OSError(code, f"{call}: {meaning(code)}")

@@ -7,9 +7,14 @@ from typing import Any
 
 from stillalive.selector import Selector
 
+from .. import needs
+
 TICK = 0.01
-LATE = 3 * TICK
-"""How far past its limit an entry must be reported, in time that counts."""
+LATE = (4 if needs.WINDOWS else 3) * TICK
+"""How far past its limit an entry must be reported, in time that counts.
+
+The clock of Windows lags by up to 16 ms, which limits are rounded up by.
+"""
 
 
 def advance(selector: Selector, seconds: float) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import queue
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +18,10 @@ from typing import Any, Self
 
 from stillalive.server import Server
 
+from .. import needs
+
 RUN = b"\0run\0"
 PATIENCE = 10
-_RESET = struct.pack("ii", 1, 0)
 
 
 def until(condition: Callable[[], Any], what: str = "") -> Any:
@@ -186,7 +186,7 @@ def read(client: socket.socket, size: int) -> bytes:
 
 def reset(client: socket.socket) -> None:
     """Close with a reset."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, needs.RESET_ON_CLOSE)
     client.close()
 
 

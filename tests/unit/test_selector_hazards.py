@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import random
-import resource
 import signal
 import socket
 import sys
@@ -20,9 +19,10 @@ import pytest
 
 from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
+from .. import needs
+from ..needs import resource
 from .selecting import LATE, TICK, advance, grace, just_before, seen
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 
@@ -40,7 +40,7 @@ class Life:
         self.handle = selector.handle(sock)
 
     def must_be_idle(self, now: int) -> bool:
-        late = 3 + grace(START + self.touched)
+        late = round(LATE / TICK) + grace(START + self.touched)
         return not self.reported and now >= self.touched + self.limit + late
 
     def check_report(self, now: int) -> None:
@@ -130,6 +130,7 @@ def test_a_storm_of_numbers_used_again_hits_no_innocent(selector, seed):
     assert storm.reuses > 100
 
 
+@needs.chosen_numbers
 def test_a_duplicate_left_open_speaks_for_nobody(still, pair):
     """The set cannot forget a description that a duplicate keeps alive: it must be made anew."""
     a, peer = pair()
@@ -224,6 +225,7 @@ def many_descriptors(count: int) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@needs.limits
 def test_a_crowd_of_idle_ones_comes_in_slices(selector):
     selector._engine.freeze(2**32 - 50)
     out, into = os.pipe()
@@ -247,6 +249,7 @@ def test_a_crowd_of_idle_ones_comes_in_slices(selector):
                 os.close(fd)
 
 
+@needs.limits
 def test_readiness_is_seen_beside_a_crowd(selector, pair):
     """A slice of idle ones does not keep those with data away, nor expire them."""
     selector._engine.freeze(0)
@@ -270,6 +273,7 @@ def open_descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
+@needs.proc
 def test_a_forgotten_selector_is_collected(impl, mechanism, pair):
     gc.collect()
     before = open_descriptors()
@@ -327,11 +331,13 @@ class Owner:
 
 def test_owners_die_while_results_are_made(still):
     """The collector runs in the middle of select; results are whole, no one is lost."""
-    out, into = os.pipe()
-    fds = [os.dup(into) for _ in range(50)]
     deaths: list[Any] = []
     threshold = gc.get_threshold()
-    try:
+    with (
+        needs.many_descriptors(50, writable=True) as fds,
+        contextlib.ExitStack() as undo,
+    ):
+        undo.callback(gc.set_threshold, *threshold)
         for round_ in range(4):
             owners = [Owner(still, fd, deaths) for fd in fds]
             if round_ % 2:
@@ -350,10 +356,6 @@ def test_owners_die_while_results_are_made(still):
             gc.collect()
             assert len(still.get_map()) == 0
         assert deaths == [None] * len(fds) * 4
-    finally:
-        gc.set_threshold(*threshold)
-        for fd in (out, into, *fds):
-            os.close(fd)
 
 
 def test_an_owner_that_selects_while_it_dies(selector, pair):
@@ -385,6 +387,7 @@ def test_an_owner_that_selects_while_it_dies(selector, pair):
     assert outcomes[0] == {"a": W} or isinstance(outcomes[0], RuntimeError)
 
 
+@needs.thread_signals
 def test_select_inside_select_is_refused(selector, pair):
     """A signal handler runs inside select: it may wake and touch, and nothing else."""
     a, b = pair()
@@ -423,6 +426,7 @@ def test_select_inside_select_is_refused(selector, pair):
     assert set(selector.get_map()) == {a.fileno()}
 
 
+@needs.limits
 def test_no_descriptor_left_for_a_selector(impl, mechanism):
     """Whichever of the descriptors it needs is the one too many, the others are given back."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

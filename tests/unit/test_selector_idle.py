@@ -16,9 +16,9 @@ import pytest
 
 from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
+from .. import needs
 from .selecting import LATE, TICK, advance, just_before, seen
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 
@@ -460,10 +460,8 @@ def test_a_batch_is_a_record_not_a_view(still, pair):
 
 def test_many_with_all_kinds_of_limits(still):
     """Each is reported in the right step, though they share blocks and bounds."""
-    out, into = os.pipe()
-    fds = [os.dup(out) for _ in range(300)]
-    limits = {fd: 0.05 * (1 + number * 7 % 40) for number, fd in enumerate(fds)}
-    try:
+    with needs.many_descriptors(300) as fds:
+        limits = {fd: 0.05 * (1 + number * 7 % 40) for number, fd in enumerate(fds)}
         for fd in fds:
             still.register(fd, R, fd, idle_timeout=limits[fd])
         found: dict[int, int] = {}
@@ -473,9 +471,6 @@ def test_many_with_all_kinds_of_limits(still):
         assert found.keys() == limits.keys()
         for fd, step in found.items():
             assert limits[fd] - 1e-9 <= step * TICK <= limits[fd] + LATE + 1e-9
-    finally:
-        for fd in (out, into, *fds):
-            os.close(fd)
 
 
 def test_in_real_time_never_early_and_soon(selector, pair):
@@ -541,7 +536,18 @@ def process() -> tuple[Any, Callable[[], Any], list[Any]]:
     return fd, child.stdin.close, [lambda: os.close(fd), child.communicate]
 
 
-@pytest.mark.parametrize("kind", [udp, listener, local, pipe, terminal, counter, process])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        udp,
+        listener,
+        pytest.param(local, marks=needs.local_sockets),
+        *(
+            pytest.param(kind, marks=needs.any_descriptor)
+            for kind in (pipe, terminal, counter, process)
+        ),
+    ],
+)
 def test_any_descriptor_that_can_be_polled(still, kind):
     fileobj, rouse, undo = kind()
     try:

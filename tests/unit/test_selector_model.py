@@ -24,7 +24,6 @@ from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
 from .selecting import TICK, grace
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 LATE_TICKS = 3

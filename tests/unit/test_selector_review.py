@@ -26,9 +26,9 @@ import pytest
 import stillalive
 from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
+from .. import needs
 from .selecting import LATE, advance, seen
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is supported so far")
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 
@@ -47,19 +47,7 @@ class File:
         return self.fd
 
     def __del__(self) -> None:
-        os.close(self.fd)
-
-
-@contextlib.contextmanager
-def many(count: int) -> Iterator[list[int]]:
-    """Make descriptors that never become readable."""
-    out, into = os.pipe()
-    fds = [os.dup(out) for _ in range(count)]
-    try:
-        yield fds
-    finally:
-        for fd in (out, into, *fds):
-            os.close(fd)
+        socket.close(self.fd)
 
 
 @contextlib.contextmanager
@@ -101,7 +89,7 @@ def crowded(selector: Selector, fds: list[int]) -> None:
 
 def test_data_that_dies_during_a_sweep_and_unregisters(selector):
     selector._engine.freeze(100)
-    with many(200) as fds:
+    with needs.many_descriptors(200) as fds:
         victims, kept = fds[1:180], fds[180:]
 
         class Owner:
@@ -126,7 +114,7 @@ def test_data_that_dies_during_a_sweep_and_unregisters(selector):
 
 
 def test_a_handler_unregisters_most_during_a_sweep(impl):
-    with many(128) as fds:
+    with needs.many_descriptors(128) as fds:
         victims, kept = fds[:120], fds[120:]
         for number in itertools.count(1):
             with Selector() as selector:
@@ -156,7 +144,7 @@ def test_a_handler_unregisters_most_during_a_sweep(impl):
 @pytest.mark.parametrize("early", [False, True])
 def test_a_handler_changes_everything_during_a_sweep(impl, early):
     """Whatever it does, and wherever: those that stay are told, once, and nobody else."""
-    with many(12) as fds:
+    with needs.many_descriptors(12) as fds:
         for number in itertools.count(1):
             with Selector() as selector:
                 selector._engine.freeze(100)
@@ -192,7 +180,7 @@ def test_a_handler_changes_everything_during_a_sweep(impl, early):
 
 @pytest.mark.parametrize("what", ["shed", "rebuild"])
 def test_a_handler_unregisters_while_all_are_looked_at(epoll, pair, what):
-    with many(6) as fds:
+    with needs.many_descriptors(6) as fds:
         for number in itertools.count(1):
             with Selector() as selector:
                 for fd in fds:
@@ -270,7 +258,7 @@ def test_an_interrupt_takes_no_idle_one_away(mechanism):
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with many(6) as fds:
+    with needs.many_descriptors(6) as fds:
         for number in itertools.count(1):
             with Selector() as selector:
                 selector._engine.freeze(100)
@@ -296,7 +284,7 @@ def test_no_memory_takes_no_idle_one_away(mechanism):
     testcapi = pytest.importorskip("_testcapi")
     if not hasattr(testcapi, "set_nomemory"):
         pytest.skip("this Python cannot be without memory")
-    with many(6) as fds:
+    with needs.many_descriptors(6) as fds:
         for number in range(50):
             with Selector() as selector:
                 selector._engine.freeze(100)
@@ -340,6 +328,7 @@ def test_what_begins_after_a_long_callback_begins_then(impl, pair):
 # Numbers that are used again.
 
 
+@needs.chosen_numbers
 def test_a_description_comes_back_to_its_number(selector, pair):
     a, b = pair()
     number = a.fileno()
@@ -360,6 +349,7 @@ def test_a_description_comes_back_to_its_number(selector, pair):
         os.close(spare)
 
 
+@needs.chosen_numbers
 @pytest.mark.parametrize("looked", [False, True])
 def test_modify_reaches_what_has_the_number_now(selector, pair, looked):
     a, _ = pair()
@@ -462,6 +452,7 @@ def run(impl: Any) -> Callable[[str], Any]:
     return lambda script: act(textwrap.dedent(script))
 
 
+@needs.fork
 def test_a_fork_while_another_thread_is_inside_wake(run):
     """Used or dropped, the child's selector does not wait for a thread that is no more."""
     found = run("""
@@ -491,6 +482,7 @@ def test_a_fork_while_another_thread_is_inside_wake(run):
     assert found == [7, 7]
 
 
+@needs.fork
 def test_a_signal_handler_forks_while_select_waits(run):
     """The child's wait is not disturbed from inside, and ends; then the set is its own."""
     found = run("""

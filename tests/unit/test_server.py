@@ -14,6 +14,7 @@ import pytest
 from stillalive import KeepAlive
 from stillalive.server import Server
 
+from .. import needs
 from .serving import RUN, Serving, echo, read, read_all, run, until
 
 
@@ -76,6 +77,8 @@ def test_a_tls_listener_is_refused_with_advice(impl):
 
 
 def test_a_failure_leaves_the_listener_as_it_was(impl, monkeypatch):
+    needs.options(impl)
+
     def fail(*_):
         raise OSError(errno.EMFILE, "epoll_create1")
 
@@ -270,6 +273,7 @@ def test_close_sends_what_is_kept_and_ignores_what_comes_later(impl):
         assert (protocol.exception, protocol.reason) == (None, "owner")
 
 
+@needs.resets
 def test_abort_drops_what_is_kept_and_resets(impl):
     with Serving() as serving:
         client = serving.connect()
@@ -456,7 +460,9 @@ def test_a_transport_knows_its_addresses_and_its_socket(impl):
                 shown.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0,
             )
 
-        tcp = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # Python asks for the protocol of a number only where SO_PROTOCOL exists.
+        protocol = socket.IPPROTO_TCP if hasattr(socket, "SO_PROTOCOL") else 0
+        tcp = (socket.AF_INET, socket.SOCK_STREAM, protocol)
         expected = (address, serving.address, None, 7, True, tcp, address, 0, None, 1, True)
         assert run(serving, client, ask) == expected
         shown = run(serving, client, lambda transport: transport.get_extra_info("socket"))
@@ -492,7 +498,7 @@ def test_accepted_connections_have_the_keepalive(impl):
         assert serving.stats()["untuned"] == 0
 
 
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no AF_UNIX")
+@needs.local_sockets
 def test_local_sockets_are_served(impl, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "s"))

@@ -15,6 +15,7 @@ import pytest
 
 from stillalive._errors import ConnectionEndedError
 
+from .. import needs
 from .serving import PATIENCE, Serving, echo, read, read_all, reset, until
 
 only_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and processes")
@@ -103,6 +104,7 @@ def test_unsent_bytes_are_sent_before_the_end(impl):
         assert not closer.is_alive()
 
 
+@needs.resets
 def test_after_the_timeout_the_rest_is_aborted(impl):
     with Serving() as serving:
         client = serving.connect()
@@ -116,6 +118,7 @@ def test_after_the_timeout_the_rest_is_aborted(impl):
             read_all(client)
 
 
+@needs.resets
 def test_timeout_0_aborts_at_once(impl):
     with Serving() as serving:
         clients = [serving.connect() for _ in range(3)]
@@ -381,7 +384,7 @@ print("fine")
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_NOFILE")
+@needs.limits
 def test_without_descriptors_accepting_rests_and_is_told_once(impl):
     name = "pure" if impl.NAME == "pure" else "c"
     done = subprocess.run(
@@ -390,6 +393,7 @@ def test_without_descriptors_accepting_rests_and_is_told_once(impl):
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
+@needs.resets
 def test_a_connection_reset_in_the_backlog_is_harmless(impl):
     with Serving(start=False, answer=echo) as serving:
         for _ in range(5):
@@ -406,11 +410,10 @@ def test_a_connection_reset_in_the_backlog_is_harmless(impl):
             serving.thread.join(PATIENCE)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
 def test_a_closed_server_leaves_no_descriptor(impl):
-    before = len(os.listdir("/proc/self/fd"))
+    before = needs.descriptors_in_use()
     for _ in range(3):
         with Serving() as serving:
             serving.connect().sendall(b"x")
             serving.connect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert needs.descriptors_in_use() == before

@@ -15,11 +15,13 @@ import pytest
 
 from stillalive._errors import ConnectionEndedError, StillAliveError, report_unraisable
 
+from .. import needs
 from .serving import PATIENCE, Recorder, Serving, echo, read, read_all, reset, run, until
 
 # ---- broken connections -----------------------------------------------------
 
 
+@needs.resets
 def test_a_reset_is_told_once_with_its_error(impl):
     with Serving() as serving:
         reset(serving.connect())
@@ -129,7 +131,7 @@ def test_a_failing_callback_ends_its_own_connection_only(impl, name, make):
         assert protocol.log.count("failed") == protocol.log.count("lost") == 1
         assert protocol.log[-2:] == ["failed", "lost"]
         with contextlib.suppress(ConnectionResetError):
-            assert read_all(client) == b""
+            assert read_all(client) == b"" or needs.WINE  # no reset, so the echo arrives
         other.sendall(b"fine")
         assert read(other, 4) == b"fine"
         ((told, transport),) = serving.errors

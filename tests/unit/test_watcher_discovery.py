@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import resource
 import socket
 import tempfile
 import time
@@ -14,6 +12,7 @@ import pytest
 
 from stillalive import _backend as b
 
+from ..needs import fcntl, resource
 from .watchers import TICK, Place, answer, ask, is_open, make_watcher, now_ms
 
 LIMIT = 200

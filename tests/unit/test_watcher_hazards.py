@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import random
-import resource
 import signal
 import socket
 import tempfile
@@ -19,6 +18,7 @@ import pytest
 
 from stillalive import _backend as b
 
+from ..needs import resource
 from .serving import reset, until
 from .watchers import (
     PATIENCE,

@@ -211,18 +211,35 @@ class _Kqueue:
             _inherited.append(held)
 
 
+def _is_closed(fd: int) -> bool:
+    try:
+        select.select([fd], (), (), 0)
+    except OSError:
+        return True
+    return False
+
+
+def _need_open(fd: int) -> None:
+    if _is_closed(fd):  # an error now, as with epoll
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
 class _Select:
+    """What Windows has: sockets only, and 512 of them at most."""
+
     def __init__(self) -> None:
         self._readers: set[int] = set()
         self._writers: set[int] = set()
 
     def add(self, fd: int, events: int) -> None:
+        _need_open(fd)
         if events & b.READ:
             self._readers.add(fd)
         if events & b.WRITE:
             self._writers.add(fd)
 
     def modify(self, fd: int, events: int) -> bool:
+        _need_open(fd)
         self.remove(fd)
         self.add(fd, events)
         return True
@@ -233,10 +250,23 @@ class _Select:
         return True
 
     def wait(self, seconds: float | None, room: int) -> list[tuple[int, int]]:
-        # Windows tells of a failed connection among the exceptions.
-        readers, writers, failed = select.select(
-            self._readers, self._writers, self._writers, seconds
-        )
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            try:
+                # Windows tells of a failed connection among the exceptions.
+                readers, writers, failed = select.select(
+                    self._readers, self._writers, self._writers, seconds
+                )
+                break
+            except OSError:
+                # Dropped, as epoll does; select would refuse the set for ever.
+                closed = {fd for fd in self._readers | self._writers if _is_closed(fd)}
+                if not closed:
+                    raise
+                self._readers -= closed
+                self._writers -= closed
+                if end is not None:
+                    seconds = max(0.0, end - time.monotonic())
         found = dict.fromkeys(readers, IN)
         for fd in {*writers, *failed}:
             found[fd] = found.get(fd, 0) | OUT
