@@ -11,6 +11,7 @@ import pytest
 from stillalive import NotSupportedError
 from stillalive import _backend as b
 from stillalive._pure import _unix, _verdict
+from stillalive._pure._kernel import Pending
 
 from .model_systems import FD, Keepalive, ModelUnix, ModelWindows, Queue, fails
 from .test_pure_systems import LAYOUTS, struct_of
@@ -95,6 +96,15 @@ def test_an_error_that_shows_names_the_end(monkeypatch, queue, key, code, state,
 def test_an_end_whose_error_the_owner_has_had(monkeypatch, queue, key):
     end(on(monkeypatch, key), queue, 0)
     assert said(_verdict.check(FD)) == (b.PEER_CLOSED, b.WHY_CLOSED, 0)
+
+
+@pytest.mark.parametrize("key", UNIX)
+def test_an_error_without_a_number_may_be_either(monkeypatch, queue, key):
+    kernel = on(monkeypatch, key)
+    end(kernel, queue, 0)
+    shown = Pending(error=True, hangup=True, rdhup=True, fin=False, unread=0)
+    monkeypatch.setattr(kernel, "pending", lambda fd: shown)
+    assert said(_verdict.check(FD)) == (b.DEAD, b.WHY_RST_OR_TIMEOUT, 0)
 
 
 @pytest.mark.parametrize("key", UNIX)
