@@ -49,7 +49,7 @@ KERNELS = [
     lambda: ModelUnix("darwin"),
     lambda: ModelUnix("freebsd"),
     lambda: ModelUnix("netbsd"),
-    lambda: ModelWindows(),
+    ModelWindows,
     lambda: ModelWindows(OLD),
 ]
 
