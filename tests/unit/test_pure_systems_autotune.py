@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from stillalive import _backend as b
-from stillalive._pure import _autotune
+from stillalive._pure import _autotune, _unix
 
 from .model_systems import FD, OLD, Keepalive, ModelUnix, ModelWindows
 
@@ -30,6 +30,7 @@ def bound(monkeypatch):
     monkeypatch.setattr(_autotune, "sys", SimpleNamespace(platform="netbsd10"))
     monkeypatch.setattr(_autotune, "_untouched", lambda: contextlib.nullcontext(Sock()))
     monkeypatch.setattr(_autotune, "_rules", ())
+    monkeypatch.setattr(_unix, "sysctl", lambda name: None)
     _autotune._bound.clear()
     yield _autotune._bound
     _autotune._bound.clear()
@@ -49,7 +50,7 @@ KERNELS = [
     lambda: ModelUnix("darwin"),
     lambda: ModelUnix("freebsd"),
     lambda: ModelUnix("netbsd"),
-    lambda: ModelWindows(),
+    ModelWindows,
     lambda: ModelWindows(OLD),
 ]
 

@@ -115,7 +115,7 @@ def test_a_reset_is_seen_and_left_for_the_owner(tcp_pair):
     first = seen(a, b.RESET, b.DEAD)
     assert first[1] in (b.WHY_RST, b.WHY_RST_OR_TIMEOUT)
     assert witness.look(0, 10)[0] in (b.RESET, b.DEAD)
-    assert _pure.check(a.fileno()) == first
+    assert _pure.check(a.fileno())[:4] == first[:4]
     if sys.platform != "win32":  # wine itself takes it
         with fails(errno.ECONNRESET):
             a.recv(1)

@@ -11,6 +11,7 @@ import pytest
 from stillalive import NotSupportedError
 from stillalive import _backend as b
 from stillalive._pure import _unix, _verdict
+from stillalive._pure._kernel import Pending
 
 from .model_systems import FD, Keepalive, ModelUnix, ModelWindows, Queue, fails
 from .test_pure_systems import LAYOUTS, struct_of
@@ -95,6 +96,15 @@ def test_an_error_that_shows_names_the_end(monkeypatch, queue, key, code, state,
 def test_an_end_whose_error_the_owner_has_had(monkeypatch, queue, key):
     end(on(monkeypatch, key), queue, 0)
     assert said(_verdict.check(FD)) == (b.PEER_CLOSED, b.WHY_CLOSED, 0)
+
+
+@pytest.mark.parametrize("key", UNIX)
+def test_an_error_without_a_number_may_be_either(monkeypatch, queue, key):
+    kernel = on(monkeypatch, key)
+    end(kernel, queue, 0)
+    shown = Pending(error=True, hangup=True, rdhup=True, fin=False, unread=0)
+    monkeypatch.setattr(kernel, "pending", lambda fd: shown)
+    assert said(_verdict.check(FD)) == (b.DEAD, b.WHY_RST_OR_TIMEOUT, 0)
 
 
 @pytest.mark.parametrize("key", UNIX)
@@ -264,7 +274,7 @@ def test_no_question_ends_a_connection(monkeypatch, queue, owner, pause, answers
     timer = Keepalive(answers=answers, pause=pause).live(*owner)
     _, question = asked(monkeypatch, timer)
     before = dict(timer.held)
-    assert question.ask(0)
+    assert not question.ask(0)  # it has not left yet
     assert not timer.dropped
     timer.advance(1.5)
     assert timer.probes >= 1
@@ -285,7 +295,7 @@ def test_no_question_ends_a_connection(monkeypatch, queue, owner, pause, answers
 def test_the_steps_of_a_question_and_of_giving_back(monkeypatch, queue):
     timer = Keepalive().live(7200, 75, 8, 600.0)
     _, question = asked(monkeypatch, timer)
-    assert question.ask(0)
+    assert not question.ask(0)  # it leaves a second later
     assert timer.log == [
         ("TCP_KEEPIDLE", 2_000_000),
         ("TCP_KEEPINTVL", 1),
@@ -294,9 +304,14 @@ def test_the_steps_of_a_question_and_of_giving_back(monkeypatch, queue):
         ("TCP_KEEPIDLE", 1),
     ]
     timer.log.clear()
-    timer.advance(1.1)
+    timer.advance(0.9)
+    assert not question.ask(999)
+    assert question.asked == 0
+    timer.advance(0.2)
     assert question.ask(1100)
     assert timer.log == []  # set again, the idle time would put the question off
+    assert not question.ask(1800)
+    assert question.ask(1850)
     assert question.asked == 2
     question.end()
     assert timer.log == [
@@ -311,6 +326,24 @@ def test_the_steps_of_a_question_and_of_giving_back(monkeypatch, queue):
     assert timer.log == []
 
 
+@pytest.mark.parametrize(
+    ("owner", "count"),
+    [
+        ((60, 10, 6, 30.0), 6),  # the timer will ask before the budget is over
+        ((60, 10, 6, 59.0), 6 + 60 // 10 + 1),  # and here not
+        ((7200, 75, 8, 2.0), 8),  # answered: who is asked every second
+        ((7200, 75, 8, 30.0), 8 + (7200 + 600 + 4295) // 75 + 1),  # or 71 minutes ago
+    ],
+)
+def test_the_count_is_raised_only_where_it_must_be(monkeypatch, queue, owner, count):
+    timer = Keepalive(answers=False).live(*owner)
+    _, question = asked(monkeypatch, timer)
+    question.ask(0)
+    timer.advance(1.0 if owner[3] == 59.0 else 0.9)
+    question.end()
+    assert timer.named("TCP_KEEPCNT") == count
+
+
 def test_an_owner_without_an_answer_gets_a_higher_count(monkeypatch, queue):
     timer = Keepalive(answers=False).live(5, 1, 3, 4.0)
     _, question = asked(monkeypatch, timer)
@@ -323,7 +356,7 @@ def test_an_owner_without_an_answer_gets_a_higher_count(monkeypatch, queue):
 
 @pytest.mark.parametrize("step", range(5))
 def test_half_a_question_is_none(monkeypatch, queue, step):
-    timer = Keepalive().live(7200, 75, 8, 4.0)
+    timer = Keepalive().live(7200, 75, 8, 2.0)
     _, question = asked(monkeypatch, timer)
     before = dict(timer.held)
     timer.fails_at = step
@@ -374,6 +407,16 @@ def test_another_socket_is_not_asked(monkeypatch, queue):
     assert timer.log == []
 
 
+@pytest.mark.parametrize("state", [CLOSED, LISTEN, SYN_SENT, 3])
+def test_what_is_not_connected_is_neither_asked_nor_mended(monkeypatch, queue, state):
+    kernel = on(monkeypatch, "freebsd", state)
+    saved = kernel.read_options(FD)
+    with fails(errno.ENOTCONN):
+        kernel.ask(FD, saved, b.GUARD_COUNT)
+    kernel.unask(FD, saved)
+    assert kernel.sock.log == []
+
+
 def test_a_whole_probe(monkeypatch, queue):
     timer = Keepalive().live(7200, 75, 8, 600.0)
     _, question = asked(monkeypatch, timer)
@@ -392,7 +435,9 @@ def test_a_whole_probe_in_vain(monkeypatch, queue):
     witness = _verdict.Witness(FD)
     witness.begin(0)
     question.ask(0)
+    assert said(witness.give_up(question.asked, 500)) == (b.OPEN, b.WHY_NO_QUESTION, 0)
     timer.advance(3)
+    question.ask(1000)
     assert said(witness.give_up(question.asked, 3000)) == (b.SILENT, b.WHY_NO_ANSWER, 0)
 
 

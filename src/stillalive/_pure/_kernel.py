@@ -305,8 +305,8 @@ class Kernel(ABC):
 
     # ---- the probe, where there is one -------------------------------------
 
-    def ask(self, fd: int, saved: Values, guard: int) -> None:
-        """Make the kernel send a question as soon as it can."""
+    def ask(self, fd: int, saved: Values, guard: int) -> int:
+        """Make the kernel send a question; return in how many ms at the earliest."""
         del saved, guard
         raise not_supported("a question to the peer's kernel", self.kind(fd))
 

@@ -254,11 +254,12 @@ def pending(fd: int) -> Pending:
     return Pending(error, hangup, rdhup, fin, unread)
 
 
-def ask(fd: int, saved: Values, guard: int) -> None:
-    """Make the kernel send a question as soon as it can."""
+def ask(fd: int, saved: Values, guard: int) -> int:
+    """Make the kernel send a question; return in how many ms at the earliest."""
     if guard != b.UNGUARDED:
         _protect(fd, saved, guard)
     set_option(fd, IDLE, 1)
+    return 0
 
 
 def _protect(fd: int, saved: Values, guard: int) -> None:

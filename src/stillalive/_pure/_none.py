@@ -77,7 +77,7 @@ def pending(fd: int) -> Pending:
     _refuse("poll")
 
 
-def ask(fd: int, saved: Values, guard: int) -> None:
+def ask(fd: int, saved: Values, guard: int) -> int:
     del fd, saved, guard
     _refuse("a question to the peer's kernel")
 

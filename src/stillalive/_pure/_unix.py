@@ -106,8 +106,10 @@ _ORDERS = {
 _FAR = 2_000_000
 """Seconds, which still are less than 2^31 of FreeBSD's ticks."""
 _ASKING = ((IDLE, _FAR), (INTERVAL, 1), (COUNT, _FAR), (ENABLED, 1), (IDLE, 1))
-_ANSWERED_MS, _CLOCK_ROUND = 5000, 4295
-"""A connection that is being asked has an answer this young; the clock's 32 bits in seconds."""
+_LEAVES_MS, _ANSWERED_MS = 1000, 3000
+"""From the last step until the question leaves; who answers one a second was heard within this."""
+_CLOCK_ROUND, _ASKED_MOST = 4295, 3600
+"""Seconds: the clock's 32 bits of microseconds, and the longest that one question is put."""
 _UNTIMED = (b.CLOSE, b.LISTEN, b.SYN_SENT, b.SYN_RECV)
 """Here the timer is the handshake's, or nobody's."""
 
@@ -126,15 +128,15 @@ def _safe_count(saved: Values, silent_ms: int) -> int:
     The timer that is given back goes off after another idle time, and the
     kernel then drops what has been silent for long before it asks.
     """
-    count, interval = saved[COUNT], saved[INTERVAL]
-    if interval <= 0 or count <= 0:  # the system's, below a second
+    count, idle, interval = saved[COUNT], saved[IDLE], saved[INTERVAL]
+    budget = count * interval
+    # A kernel that asks drops who is silent for longer than idle + budget:
+    # with so little, the clock cannot have begun anew.
+    good = idle + budget + _ASKED_MOST < _CLOCK_ROUND
+    too_silent = not 0 <= silent_ms < budget * 1000 or (silent_ms >= _ANSWERED_MS and not good)
+    if budget <= 0 or not too_silent:
         return count
-    # A live peer has answered a second ago; more may be a clock that has begun anew.
-    if 0 <= silent_ms < min(_ANSWERED_MS, count * interval * 1000):
-        return count
-    # A kernel that asked before can have missed no more than that.
-    longest = saved[IDLE] + count * interval
-    silent = max(0, silent_ms) // 1000 + longest + _CLOCK_ROUND
+    silent = silent_ms // 1000 if silent_ms >= 0 and good else idle + budget + _CLOCK_ROUND
     return max(count, min(_FAR // interval, count + silent // interval + 1))
 
 
@@ -190,16 +192,17 @@ class Unix(Kernel):
 
     # ---- the probe ---------------------------------------------------------
 
-    def ask(self, fd: int, saved: Values, guard: int) -> None:
+    def ask(self, fd: int, saved: Values, guard: int) -> int:
         if not self.ASKS:
-            super().ask(fd, saved, guard)
+            return super().ask(fd, saved, guard)
         if guard == b.UNGUARDED:
-            return  # the kernel asks every second by itself
+            return 0  # the kernel asks every second by itself
         if self.tcp_info(fd).state in _UNTIMED:
             raise OSError(errno.ENOTCONN, "setsockopt(TCP_KEEPIDLE): it is not connected")
         with self.borrowed(fd) as sock:
             for option, value in _ASKING:
                 self._give_back(sock, option, value)
+        return _LEAVES_MS
 
     def unask(self, fd: int, saved: Values) -> None:
         if not self.ASKS:

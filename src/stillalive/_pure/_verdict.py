@@ -260,6 +260,8 @@ class Question:
     def ask(self, now_ms: int) -> bool:
         if self.asked > 0 and now_ms - self._asked_ms < b.ASK_SPACING_MS:
             return False
+        if self.saved is not None and now_ms < self._asked_ms:
+            return False  # the last one has not left yet
         try:
             return self._put(now_ms)
         except OSError as error:
@@ -278,15 +280,19 @@ class Question:
             self.end()
             return False
         try:
-            system.ask(self._fd, self.saved, guard if self._guard < guard else b.UNGUARDED)
+            leaves_ms = system.ask(
+                self._fd, self.saved, guard if self._guard < guard else b.UNGUARDED
+            )
         except OSError:
             if self._guard < guard:  # half a guard is none
                 with contextlib.suppress(OSError):
                     self.end()
             raise
         self._guard = max(self._guard, guard)
+        self._asked_ms = now_ms + leaves_ms
+        if leaves_ms > 0:  # what has not left is no question yet
+            return False
         self.asked += 1
-        self._asked_ms = now_ms
         return True
 
     def end(self) -> None:
