@@ -82,7 +82,7 @@ def extension():
         macros.append(("Py_LIMITED_API", "0x030B0000"))
         options["py_limited_api"] = True
     if sys.platform == "win32":
-        flags = ["/std:c11", "/experimental:c11atomics"]
+        flags = ["/std:c11"]  # core/atomics.h stands in for the atomics that it lacks
     else:
         flags = ["-std=c11", "-fvisibility=hidden"]
         if wanted("STILLALIVE_DEBUG"):

@@ -7,7 +7,9 @@
 
 #include "stillalive.h"
 
-#ifndef _WIN32
+#ifdef _WIN32
+#include <winsock2.h>
+#else
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,8 +27,22 @@ PyAPI_FUNC(int) PySys_Audit(const char *event, const char *format, ...);
  * would raise an audit event inside of another. */
 static inline int ka_audit_fresh(struct ka_policy *out) {
 #ifdef _WIN32
-    (void)out;
-    return -ENOPROTOOPT;
+    struct ka_fault fault;
+    WSADATA unused;
+    int rc = -ENOBUFS;
+    SOCKET sock;
+
+    if (WSAStartup(MAKEWORD(2, 2), &unused) != 0)
+        return rc;
+    sock = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+    if (sock == INVALID_SOCKET) /* a host without IPv4 */
+        sock = socket(AF_INET6, SOCK_STREAM, IPPROTO_TCP);
+    if (sock != INVALID_SOCKET) {
+        rc = ka_read(sock, out, &fault);
+        closesocket(sock);
+    }
+    WSACleanup();
+    return rc;
 #else
     struct ka_fault fault;
     int rc, sock = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);

@@ -57,7 +57,11 @@ enum ka_memory_order {
 #include <intrin.h>
 
 #if defined(_M_ARM64) || defined(_M_ARM)
+#ifdef _MSC_VER
 #define KA_BARRIER() __dmb(0xB) /* all of the inner domain, both ways */
+#else
+#define KA_BARRIER() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#endif
 #else
 #define KA_BARRIER() _ReadWriteBarrier()
 #endif

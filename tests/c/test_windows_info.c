@@ -164,6 +164,9 @@ static void what_poll_shows(void) {
     CHECK(found.error && found.hangup && found.rdhup);
     pending(POLLERR, 0, &found);
     CHECK(found.error && !found.hangup && !found.rdhup);
+    fake.listening = 1;
+    pending(POLLRDNORM, 5, &found); /* somebody waits to be accepted */
+    CHECK_EQ(found.unread, 0);
     fake.revents = POLLNVAL;
     CHECK_EQ(ka_pending(FAKE_SOCK, &found), -EBADF);
     fake.closed = 1;

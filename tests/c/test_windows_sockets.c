@@ -3,7 +3,9 @@
 #include "windows_net.h"
 #include "test.h"
 
+#include "autotune.h"
 #include "sockopt.h"
+#include "../../ext/binding/audit.h"
 
 static struct ka_fault fault;
 static struct ka_policy out, again;
@@ -336,6 +338,31 @@ static void a_witness_cannot_tell(void) {
     closesocket(ends.our);
 }
 
+static void a_rule_tunes_what_is_bound(void) {
+    const struct ka_policy policy = {{1, 30, 10, 4, KA_LEAVE, KA_LEAVE}};
+    const struct ka_policy own = {{1, 90, 9, KA_LEAVE, KA_LEAVE, KA_LEAVE}};
+    struct ka_rule *rule = ka_rule_add(&policy, 1, 0);
+    SOCKET fresh = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+    SOCKET tuned = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+    SOCKET datagrams = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+    struct ka_policy usual;
+
+    CHECK_EQ(ka_autotune(fresh, KA_AT_BIND), KA_UNLIKE);
+    CHECK_EQ(ka_audit_fresh(&usual), 0);
+    CHECK_EQ(usual.value[KA_ENABLED], 0);
+    ka_autotune_fresh(&usual);
+    CHECK_EQ(ka_autotune(fresh, KA_AT_BIND), KA_TUNED);
+    CHECK_EQ(keepalive(fresh), 1);
+    CHECK_EQ(ka_apply_fresh(tuned, &own, &fault), 0);
+    CHECK_EQ(ka_autotune(tuned, KA_AT_BIND), KA_LEFT); /* its owner has */
+    CHECK_EQ(ka_autotune(datagrams, KA_AT_BIND), KA_LEFT);
+    CHECK_EQ(ka_rule_tuned(rule), 1);
+    ka_rule_end(rule);
+    closesocket(fresh);
+    closesocket(tuned);
+    closesocket(datagrams);
+}
+
 static void many_looks_cost_no_handle(void) {
     struct ends ends = net_pair(AF_INET);
     DWORD before = 0, after = 0;
@@ -374,6 +401,7 @@ int main(void) {
     RUN(a_refused_connect_is_no_connection);
     RUN(numbers);
     RUN(a_witness_cannot_tell);
+    RUN(a_rule_tunes_what_is_bound);
     RUN(many_looks_cost_no_handle);
     return test_report("windows_sockets");
 }

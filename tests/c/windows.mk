@@ -100,3 +100,11 @@ msvc:
 		done; \
 	done
 	@echo "msvc: $(words $(MSVC_FILES)) passed"
+
+# ---- the other way round ----------------------------------------------------
+
+.PHONY: windows-bites
+windows-bites:
+	@CC="$(CC)" ./windows_bites.sh $(EXT) $(OUT)/windows-bites "$(RENAME)"
+
+bites: windows-bites
