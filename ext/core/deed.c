@@ -72,6 +72,7 @@
 #define KA_ABORT_UNREAD_MS 5300 /* the same, while bytes are unread */
 #define KA_ABORT_MOST_MS 30000
 #define KA_ABORT_PRESS_MS 1700 /* a second of silence, and a slow timer */
+#define KA_ABORT_QUIET_S 4     /* longer than that */
 #define KA_RETRY_MS 50
 #define KA_LATE_MS 1000
 /* Looks at those who must wait: at most about 2 % of a core. */
@@ -312,10 +313,16 @@ static void begin_abort(const struct deed *deed) {
     deed->ward->abort_ms = deed->now_ms;
 }
 
-/* Where nobody but the kernel can end it with an error: once more. */
-static int64_t press(ka_sock sock) {
-    (void)ka_set(sock, KA_IDLE, 1);
-    return KA_ABORT_PRESS_MS;
+/* Where nobody but the kernel can end it with an error. When its timer fires
+ * it gives up who has been silent for idle + count * interval, and asks who
+ * has not; with the answer all begins anew. So by turns: no question for a
+ * while, and then the shortest time. */
+static int64_t press(ka_sock sock, int64_t age) {
+    int64_t turn = age / KA_ABORT_PRESS_MS;
+
+    if (turn > 0)
+        (void)ka_set(sock, KA_IDLE, turn % 2 ? KA_ABORT_QUIET_S : 1);
+    return KA_ABORT_PRESS_MS - age % KA_ABORT_PRESS_MS;
 }
 
 static int64_t end_of_abort(struct ka_ward *ward) {
@@ -349,7 +356,7 @@ int64_t ka_deed_go_on(struct ka_watcher *watcher, struct ka_ward *ward,
         if (rc == 0 || age >= KA_ABORT_MOST_MS)
             again = end_of_abort(ward);
         else if (rc == -EOPNOTSUPP)
-            again = press(watcher->reserve.sock);
+            again = press(watcher->reserve.sock, age);
     }
     ka_reserve_give(&watcher->reserve);
     return again;

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from . import _backend as b
-from . import _impl
+from . import _impl, _seeing
 from . import _pacing as pacing
 from ._errors import not_supported
 from ._events import Dispatcher, OnEvent, Subscriber, Told, event_of, logger, quietly
@@ -125,6 +125,8 @@ class Run:
         info = b.Info(*_impl.backend.tcp_info(fd))
         if info.state == b.CLOSE:
             _refuse_if_over(fd)
+        if info.state in _CONNECTING and not _seeing.names_its_own():
+            raise not_supported("watch before it is connected", kind, errno.EOPNOTSUPP)
         within = pacing.NO_BOUNDS
         if wish.detect is not None:
             connected = info.state not in _CONNECTING

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 from . import _backend as b
-from . import _impl
+from . import _impl, _seeing
 from . import _pacing as pacing
 from ._errors import describe_kind
 from ._sockets import as_fd
@@ -139,6 +139,7 @@ def check(
     )
     if all(getattr(limits, name) is None for name in LIMITS):
         raise ValueError(f"a Guard needs a limit, at least one of: {', '.join(LIMITS)}")
+    _seeing.refuse(name for name in LIMITS if getattr(limits, name) is not None)
     return limits
 
 

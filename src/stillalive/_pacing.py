@@ -35,7 +35,7 @@ import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import _asking, _impl, _pending, tuning
+from . import _asking, _impl, _pending, _seeing, tuning
 from . import _backend as b
 from . import _rules as rules
 from ._host import system_defaults
@@ -55,6 +55,8 @@ __all__ = [
 ]
 
 _MOST_COUNT, _MOST_TIME = 127, 32767
+_PATIENT = 2_000_000
+"""Seconds: a kernel that counts them in ticks of 1 ms holds no more."""
 _JITTER_SHARE = 5
 _SYN_RETRIES = 6
 _RTO_MAX_DEFAULT = 120.0
@@ -113,7 +115,17 @@ def pace(seconds: float, rto_bounded: bool, identity: int = 0) -> b.Values:
     """Return the kernel's values for a deadline."""
     beat = _quarter(seconds) - identity % (jitter(seconds) + 1)
     rto_max = _rto_max(seconds) * 1000 if rto_bounded else b.LEAVE
-    return 1, beat, beat, _MOST_COUNT, 0, rto_max
+    return 1, beat, beat, _most_count(beat), 0, rto_max
+
+
+def _most_count(beat: int) -> int:
+    # Elsewhere than on Linux the count is also how long a connection may have
+    # been idle before: too low a one ends a healthy connection unasked. The
+    # watcher lowers it when the first probes have been answered.
+    if not _seeing.decides_itself():
+        return _MOST_COUNT
+    allowed = _impl.backend.option_range(b.COUNT)
+    return min(_PATIENT // beat, _MOST_COUNT if allowed is None else allowed[1])
 
 
 def bounds(seconds: float, rto_bounded: bool, rto: float | None) -> DetectsWithin:
@@ -265,7 +277,10 @@ def _restore(fd: int, duplicate: int, identity: int, loan: _Loan) -> None:
 
 def _owners(held: b.Values, loan: _Loan) -> b.Values:
     """Return the owner's values: what is not as it was put is his later word."""
-    triples = list(zip(held, loan.put, loan.saved, strict=True))
+    put = loan.put
+    if _seeing.decides_itself() and held[b.COUNT] < put[b.COUNT]:  # the watcher's, see pace()
+        put = tuning._replace(put, b.COUNT, held[b.COUNT])
+    triples = list(zip(held, put, loan.saved, strict=True))
     found = _values(own if now == put else now for now, put, own in triples)
     if any(now not in (put, own) for now, put, own in triples[b.IDLE :]):
         found = _values((held[b.ENABLED], *found[b.IDLE :]))  # a value that is set implies it

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal, Self
 
 from . import _backend as b
-from . import _guarding, _impl, _limits
+from . import _guarding, _impl, _limits, _seeing
 from ._events import LivenessEvent, OnEvent, Subscriber, check_callback, logger
 from ._guarding import NO_STATS, Run
 from ._pacing import DetectsWithin
@@ -88,7 +88,8 @@ def watch(
     watch begins, they hold from its next tick on. Before a correction of its
     own (gh-115627) CPython's ``ssl`` shows even a reset as an end, unless the
     socket was wrapped with ``suppress_ragged_eofs=False``. A forked child does
-    not go on watching, the parent does. Other systems: NotSupportedError so far.
+    not go on watching, the parent does. macOS, and FreeBSD for ``detect_within``: see
+    the manual's page on it; other systems: NotSupportedError.
     Threads: any. Errors: TypeError, ValueError naming the argument,
     NotSupportedError for UDP, AF_UNIX and MPTCP, OSError(EBADF) for a closed
     socket, ConnectionError for a connection that is over. Source: tcp(7),
@@ -454,12 +455,15 @@ def _wish(detect: object, idle: object, action: object, on_event: OnEvent | None
     if action not in (None, "abort", "shutdown"):
         raise ValueError(f"action={action!r}: not known (allowed: 'abort', 'shutdown', None)")
     _check_callback(on_event)
-    return Wish(
+    wish = Wish(
         None if detect is None else _limits.as_detect(detect),
         None if idle is None else _limits.as_span("idle_timeout", idle, _SHORTEST_IDLE),
         action,
         on_event,
     )
+    wanted = {"detect_within": wish.detect, "idle_timeout": wish.idle}
+    _seeing.refuse(name for name, value in wanted.items() if value is not None)
+    return wish
 
 
 def _check_callback(on_event: object) -> None:
