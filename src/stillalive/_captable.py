@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from . import _impl
+from . import _evidence, _impl, _systems
 from ._errors import os_name
+from ._systems import OPTION_NAMES, Option, System
 
 __all__ = ["Capabilities", "Capability", "capabilities"]
 
@@ -48,81 +48,70 @@ class Capabilities:
         return known[name]
 
 
-_OPTIONS = ("enabled", "idle", "interval", "count", "user_timeout", "rto_max")
-_UNITS = ("", "s", "s", "", "ms", "ms")
-_LINUX_SINCE = (
-    "Linux 2.0",
-    "Linux 2.4",
-    "Linux 2.4",
-    "Linux 2.4",
-    "Linux 2.6.37, not for MPTCP",
-    "Linux 6.15, not for MPTCP",
-)
-_RAN = "ran on Linux 6.18"
-_COMPILED = "compiled only"
-
-_CALLS = {
-    "tune": ("setsockopt, all or nothing", "Linux 4.12 (SO_COOKIE)"),
-    "describe": ("getsockopt, TCP_INFO", "Linux 2.6.17"),
-    "tcp_info": ("getsockopt(TCP_INFO)", "Linux 2.4"),
-    "check": ("poll, TCP_INFO, SIOCINQ", "Linux 2.6.17"),
-    "probe": ("TCP_KEEPIDLE re-arming the timer", "Linux 4.12 (SO_COOKIE)"),
-    "aprobe": ("as probe, without a thread", "Linux 4.12 (SO_COOKIE)"),
-    "watch": ("keepalive, TCP_INFO, TCP_RTO_MAX_MS", "Linux 4.12, behind a shut window 6.15"),
-    "Guard": ("TCP_INFO, SO_COOKIE, shutdown on a duplicate", "Linux 4.12 (SO_COOKIE)"),
-    "autotune": ("an audit hook, setsockopt", "Linux 4.12 (SO_COOKIE)"),
-}
-_LOOPS = {"Selector": "Linux 2.6.27 (epoll_create1)", "Server": "Linux 2.6.28 (accept4)"}
+LOOPS = ("Selector", "Server")
 """What every system can do, by one of its mechanisms."""
+
+CALLS = (
+    *("tune", "describe", "tcp_info", "check", "probe", "aprobe"),
+    *("watch", "Guard", "autotune", *LOOPS),
+)
 
 
 def capabilities() -> Capabilities:
     """Say what this host can do, per option and per call.
 
-    Asks the kernel once, with a socket of its own, and remembers. An option
-    that a socket of another kind lacks (MPTCP has no user timeout) is found
-    when that socket is used. Threads: any. Errors: none.
+    Asks the kernel once, with a socket of its own, and remembers; what a call
+    is built on, since when there is what it needs, and how that is known come
+    from one table for all systems. ``range`` and ``unit`` are the kernel's
+    own (NetBSD: half-seconds). A call that is not supported raises
+    NotSupportedError, except ``probe`` and ``aprobe``, which then answer
+    UNKNOWN. An option that a socket of another kind lacks (MPTCP has no user
+    timeout) is found when that socket is used. Threads: any. Errors: none.
 
     >>> capabilities()["idle"].unit
     's'
     """
-    bits = _impl.backend.supported()
-    linux = sys.platform == "linux"
+    here, bits = _systems.system(), _impl.backend.supported()
+    pure = _impl.backend.NAME == "pure"
     options = {
-        name: Capability(
-            name=name,
-            supported=bool(bits >> number & 1),
-            native=_impl.backend.option_name(number),
-            unit=_UNITS[number],
-            range=_impl.backend.option_range(number),
-            since=_LINUX_SINCE[number] if linux else "",
-            evidence=_RAN if linux else _COMPILED,
-        )
-        for number, name in enumerate(_OPTIONS)
+        name: _option(here, number, bool(bits >> number & 1), pure)
+        for number, name in enumerate(OPTION_NAMES)
     }
-    calls = {
-        name: Capability(
-            name=name,
-            supported=linux,
-            native=native if linux else "",
-            unit="",
-            range=None,
-            since=since if linux else "",
-            evidence=_RAN if linux else _COMPILED,
-        )
-        for name, (native, since) in _CALLS.items()
-    } | {
-        name: Capability(
-            name=name,
-            supported=True,
-            native=" or ".join(_impl.backend.mechanisms()),
-            unit="",
-            range=None,
-            since=since if linux else "",
-            evidence=_RAN if linux else _COMPILED,
-        )
-        for name, since in _LOOPS.items()
-    }
+    calls = {name: _call(here, name, bits != 0, pure) for name in CALLS}
     return Capabilities(
         os_name(), _impl.backend.NAME, MappingProxyType(options), MappingProxyType(calls)
+    )
+
+
+def _option(here: System, number: int, supported: bool, pure: bool) -> Capability:
+    name, row = OPTION_NAMES[number], here.option(number)
+    native = _impl.backend.option_name(number) if row is None else row.native
+    return Capability(
+        name=name,
+        supported=supported,
+        native=native,
+        unit="" if row is None else row.unit,
+        range=_range(row),
+        since="" if row is None else row.since,
+        evidence=_evidence.of(name, here.key, pure) if supported else _evidence.NOT,
+    )
+
+
+def _range(row: Option | None) -> tuple[int, int] | None:
+    return None if row is None else row.native_range
+
+
+def _call(here: System, name: str, has_options: bool, pure: bool) -> Capability:
+    row = here.call(name)
+    loop = name in LOOPS
+    supported = row.supported and (has_options or loop)
+    native = " or ".join(_impl.backend.mechanisms()) if loop else row.native
+    return Capability(
+        name=name,
+        supported=supported,
+        native=native,
+        unit="",
+        range=None,
+        since=row.since,
+        evidence=_evidence.of(name, here.key, pure) if supported else _evidence.NOT,
     )

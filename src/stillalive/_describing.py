@@ -6,7 +6,9 @@ import enum
 from dataclasses import dataclass
 
 from . import _backend as b
+from . import _bounds, _systems
 from . import _rules as rules
+from ._systems import OPTION_NAMES
 from ._values import plain
 from .policy import KeepAlive
 from .presets import PRESETS
@@ -41,7 +43,7 @@ class TcpState(enum.IntEnum):
 class TcpInfo:
     """Hold the kernel's view of a connection; times are seconds, None is not told here."""
 
-    state: TcpState
+    state: TcpState | None
     retransmits: int | None
     """Retransmissions of the oldest segment, not answered so far."""
     probes: int | None
@@ -89,7 +91,8 @@ def tcp_info_of(info: b.Info) -> TcpInfo:
         None if silent or value < 0 or value == _NOT_MEASURED else value / scale if scale else value
         for value, scale in zip(info[1:], _SCALES, strict=True)
     ]
-    return TcpInfo(TcpState(info.state), *counters)  # type: ignore[arg-type]
+    state = None if info.state < 0 else TcpState(info.state)
+    return TcpInfo(state, *counters)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +100,14 @@ class Description:
     """Hold what the kernel will do about a peer that vanishes; times are seconds."""
 
     enabled: bool
-    idle: int
-    interval: int
-    count: int
+    idle: int | None
+    """None, as those below: this system has none, or does not tell it."""
+    interval: int | None
+    count: int | None
     user_timeout: float | None
     rto_max: float | None
     pending: bool
-    """True while a user_timeout waits for the connection to prove itself."""
+    """True while a user_timeout or a count waits for the connection to prove itself."""
     detects_idle_within: float | None
     """Silence after which an idle connection is given up (nominal); None is never."""
     detects_in_flight_within: float | None
@@ -122,27 +126,83 @@ def bounds(held: KeepAlive) -> tuple[float | None, float | None, float | None]:
 
 
 def warnings_for(
-    held: KeepAlive, info: TcpInfo, waiting: b.Values | None, retries2: int
+    held: KeepAlive,
+    info: TcpInfo,
+    waiting: b.Values | None,
+    retries2: int,
+    values: b.Values | None = None,
 ) -> list[str]:
-    """Say in plain words, with the number, what may surprise the owner."""
+    """Say in plain words, with the number, what may surprise the owner.
+
+    `values` are the backends' own, which know what cannot be read.
+    """
     found = _about_idle(held) if held.enabled else _about_off(held)
+    found += _about_untold(values or held.values())
     found += _about_in_flight(held, info, retries2)
     if waiting is not None:
-        user_timeout = max(0, waiting[b.USER_TIMEOUT]) / 1000
-        found.append(
-            f"user_timeout {plain(user_timeout)} s and count {waiting[b.COUNT]} are set as soon "
-            "as the peer has answered: until then one lost probe could end the connection"
-        )
+        found.append(_about_waiting(waiting))
     if info.state is TcpState.LISTEN:
+        found += _about_listener()
+    return found
+
+
+def _about_waiting(waiting: b.Values) -> str:
+    here = _systems.system()
+    if here.drops_long_idle:
+        when = "the peer has answered" if here.answers_show else "its probes have had their time"
+        return (
+            f"count {waiting[b.COUNT]} is set as soon as {when}: until then {here.title} could "
+            "end the connection without asking"
+        )
+    user_timeout = max(0, waiting[b.USER_TIMEOUT]) / 1000
+    return (
+        f"user_timeout {plain(user_timeout)} s and count {waiting[b.COUNT]} are set as soon "
+        "as the peer has answered: until then one lost probe could end the connection"
+    )
+
+
+def _about_listener() -> list[str]:
+    here = _systems.system()
+    lost = [
+        name
+        for number, name in enumerate(OPTION_NAMES)
+        if here.option(number) is not None and name not in here.inherited
+    ]
+    found = []
+    if lost:
         found.append(
-            "this socket listens: connections accepted from now on inherit these values, "
+            f"this socket listens: on {here.title} accepted connections do not inherit "
+            f"{', '.join(lost)}; they must be tuned one by one"
+        )
+    if here.inherited:
+        these = "the other" if lost else "these"
+        found.append(
+            f"this socket listens: connections accepted from now on inherit {these} values, "
             "those already in the queue do not"
         )
     return found
 
 
+def _about_untold(values: b.Values) -> list[str]:
+    here = _systems.system()
+    untold = [
+        name for name, value in zip(OPTION_NAMES, values, strict=True) if value == b.UNREADABLE
+    ]
+    if untold:
+        return [f"{here.title} does not tell {', '.join(untold)} of a socket: None is shown"]
+    if here.option(b.IDLE) is None and values[b.ENABLED] == 1:
+        return [f"{here.title} has no times per socket: the system's own decide"]
+    return []
+
+
 def _about_off(held: KeepAlive) -> list[str]:
+    always = _systems.system().always
     found = ["keepalive is off: a peer that vanishes is never noticed while idle"]
+    if always:
+        found = [
+            f"keepalive is off, and {always} decides: as long as it is on, which is the default"
+        ]
+        found[0] += ", the connection is probed all the same"
     if held.user_timeout:
         found.append(
             f"user_timeout {plain(held.user_timeout)} s without keepalive bounds only unanswered "
@@ -153,7 +213,7 @@ def _about_off(held: KeepAlive) -> list[str]:
 
 def _about_idle(held: KeepAlive) -> list[str]:
     idle, interval, count = held.idle or 0, held.interval or 0, held.count or 0
-    found = []
+    found: list[str] = []
     for preset in (PRESETS[name] for name in _WELL_KNOWN):
         if preset.timeout < idle:
             found.append(
@@ -162,7 +222,7 @@ def _about_idle(held: KeepAlive) -> list[str]:
             )
             break
     user_timeout = held.user_timeout or 0.0
-    if user_timeout > 0:
+    if user_timeout > 0 and _systems.system().user_timeout_overrules_count:
         found += _about_agreement(idle, interval, count, user_timeout)
     elif count == 1:
         found.append(f"count 1: a single lost probe ends the connection after {plain(interval)} s")
@@ -191,28 +251,38 @@ def _about_agreement(idle: float, interval: float, count: int, user_timeout: flo
     return found
 
 
+_SPARING = "; spare_stalled avoids that"
+
+
+def _about_retries(held: KeepAlive, retries2: int) -> str:
+    here, values = _systems.system(), held.values()
+    rto_max = values[b.RTO_MAX] / 1000 if values[b.RTO_MAX] > 0 else rules.RTO_MAX_DEFAULT
+    within = _bounds.in_flight_death(here, 0.0, held._rto, rto_max, retries2)
+    text = "user_timeout is off: a peer that vanishes with data in flight is noticed only "
+    if within is None:
+        return text + "when the system's own retransmissions run out"
+    text += f"after about {plain(round(within))} s"
+    return f"{text} (tcp_retries2 = {retries2})" if here.key == "linux" else text
+
+
 def _about_in_flight(held: KeepAlive, info: TcpInfo, retries2: int) -> list[str]:
     found = []
     if held.user_timeout:
         found.append(
             f"a live peer that does not read for {plain(held.user_timeout)} s (zero window) is "
-            "ended by user_timeout; spare_stalled avoids that"
+            f"ended by user_timeout{_SPARING if _systems.system().option(b.RTO_MAX) else ''}"
         )
     elif held.user_timeout is not None:
-        values = held.values()
-        rto_max = values[b.RTO_MAX] / 1000 if values[b.RTO_MAX] > 0 else rules.RTO_MAX_DEFAULT
-        within = rules.in_flight_death(0.0, held._rto, rto_max, retries2)
-        found.append(
-            f"user_timeout is off: a peer that vanishes with data in flight is noticed only after "
-            f"about {plain(round(within))} s (tcp_retries2 = {retries2})"
-        )
+        found.append(_about_retries(held, retries2))
+    elif held.enabled and _systems.system().key != "linux":
+        found.append("nothing set here bounds how long an unanswered write waits")
     if info.rto is not None and info.rto >= 1 and info.state is TcpState.ESTABLISHED:
         found.append(
             f"the retransmission timeout is {plain(info.rto)} s now: until a shorter round trip "
             "is measured, an unanswered write is noticed twice that much later"
         )
     interval, count = held.interval or 0, held.count or 0
-    if held.enabled and info.rtt and info.rtt >= interval * count:
+    if held.enabled and info.rtt and interval * count and info.rtt >= interval * count:
         found.append(
             f"the round trip of {plain(info.rtt)} s is not shorter than interval * count "
             f"({plain(interval * count)} s): a live peer cannot answer in time"

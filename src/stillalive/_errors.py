@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 import weakref
+
+from . import _systems
 
 __all__ = ["ConnectionEndedError", "NotSupportedError", "StillAliveError"]
 
 Kind = tuple[int, int, int, bool]
 
-_SINCE = {
-    "TCP_USER_TIMEOUT": "Linux 2.6.37, and never for MPTCP sockets",
-    "TCP_RTO_MAX_MS": "Linux 6.15, and never for MPTCP sockets",
-}
 _MPTCP = 262
 
 
@@ -90,6 +89,9 @@ def report_unraisable(exception: BaseException, where: str) -> None:
 
 def os_name() -> str:
     """Name this operating system and its release, for messages."""
+    if sys.platform == "win32":
+        found = sys.getwindowsversion()
+        return f"Windows {found.major}.{found.minor}.{found.build}"
     return f"{os.uname().sysname} {os.uname().release}" if hasattr(os, "uname") else sys.platform
 
 
@@ -109,17 +111,42 @@ def describe_kind(kind: Kind | None) -> str:
     return "a listening TCP socket" if listening else "a TCP socket"
 
 
+def _is_tcp(kind: Kind) -> bool:
+    family, type_, _, _ = kind
+    return type_ == socket.SOCK_STREAM and family in (socket.AF_INET, socket.AF_INET6)
+
+
 def not_supported(what: str, kind: Kind | None = None, code: int = errno.ENOPROTOOPT) -> OSError:
     """Build the error for something this OS or this socket does not have."""
-    since = next((text for name, text in _SINCE.items() if name in what), None)
+    # A socket of another kind lacks it in every version.
+    needs = _needs(what) if kind is None or _is_tcp(kind) else ""
     text = f"{what}: not supported on {describe_kind(kind)} by {os_name()}"
-    if since is not None:
-        text += f" (it needs {since})"
-    return NotSupportedError(code, text)
+    return NotSupportedError(code, f"{text} ({needs})" if needs else text)
+
+
+def _needs(what: str) -> str:
+    """Say which version of this system has an option, or else which systems have it."""
+    here = _systems.system()
+    for option in here.options:
+        if option is not None and option.native in what:
+            return f"it needs {option.since}"
+    words = set(re.findall(r"\w+", what))
+    for number, name in enumerate(_systems.OPTION_NAMES):
+        rows = [row.option(number) for row in _systems.SYSTEMS.values()]
+        known = [row for row in rows if row is not None]
+        if here.option(number) is None and words & {name, *(row.native for row in known)}:
+            return "there is one since " + ", ".join(row.since for row in known)
+    return ""
+
+
+_CRT = {109: errno.ENOPROTOOPT, 126: errno.ENOTCONN, 130: errno.EOPNOTSUPP}
+"""Numbers of Windows' C library; Python and the sockets there have others."""
 
 
 def fault(code: int, call: str, kind: Kind | None) -> OSError:
     """Build the error for a system call that failed with `code`."""
+    if sys.platform == "win32":
+        code = _CRT.get(code, code)
     if code in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
         return not_supported(call, kind, code)
     if code == errno.ENOTCONN:

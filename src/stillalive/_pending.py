@@ -7,6 +7,14 @@ such a connection, and they are set here after the peer has answered: a
 segment has arrived since the tuning. If none comes for as long as the probes
 themselves need to decide, they are set all the same.
 
+On macOS and the BSDs only the count waits, because there a small one ends a
+connection that has been silent for long without any probe (`tuning` has the
+reasons). Whether the peer has answered is seen where the kernel tells when it
+has last heard of it. A clock that starts again every 71 minutes is compared
+with what it would show had nothing come: less alone proves nothing. macOS
+tells nothing: there the count is set when the probes have had their time, and
+an answer to any of them has set the silence back by then.
+
 One daemon thread, started when there is work and ended when there is none. It
 keeps no descriptor: each look duplicates the owner's, verifies that it is
 still the same socket, acts on the duplicate and closes it.
@@ -18,17 +26,22 @@ import errno
 import heapq
 import logging
 import os
+import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
 
-from . import _asking, _impl
+from . import _asking, _impl, _systems
 from . import _backend as b
 
-__all__ = ["add", "forget", "target"]
+__all__ = ["add", "forget", "heard_ms", "target"]
 
 _FIRST_LOOK = 0.01
 _LONGEST_PAUSE = 0.5
+_WRAP_MS = 2**32 / 1000
+_WRAP_SLACK_MS = 500.0
+"""How far two looks at a clock that wraps may differ without a segment between them."""
 
 _clock = time.monotonic
 _lock = threading.Lock()
@@ -47,13 +60,27 @@ class _Entry:
     began: float = field(compare=False)
     patience: float = field(compare=False)
     pause: float = field(compare=False, default=_FIRST_LOOK)
+    silent_ms: int = field(compare=False, default=-1)
 
 
-def add(fd: int, identity: int, values: b.Values, patience: float) -> None:
-    """Set the values of a socket after an answer, or after `patience` seconds."""
+def heard_ms(info: b.Info) -> int:
+    """Return how long ago the last segment came; -1 if this system does not tell."""
+    told = [ms for ms in (info.last_ack_recv_ms, info.last_data_recv_ms) if ms >= 0]
+    return min(told, default=-1)
+
+
+def add(
+    fd: int, identity: int, values: b.Values, patience: float, info: b.Info | None = None
+) -> None:
+    """Set the values of a socket after an answer, or after `patience` seconds.
+
+    `info` is what the kernel said just before the tuning; without it an answer is not seen where
+    the clock wraps.
+    """
     global _thread
     now = _clock()
     entry = _Entry(now + _FIRST_LOOK, identity, fd, values, now, patience)
+    entry.silent_ms = -1 if info is None else heard_ms(info)
     with _wake:
         _by_identity[identity] = entry
         heapq.heappush(_heap, entry)
@@ -113,7 +140,7 @@ def _run() -> None:
 def _look(entry: _Entry) -> bool:
     """Return True when nothing is left to do for this socket."""
     try:
-        fd = os.dup(entry.fd)
+        fd = _duplicate(entry.fd)
     except OSError as error:
         return error.errno != errno.EMFILE
     try:
@@ -123,8 +150,7 @@ def _look(entry: _Entry) -> bool:
         if info.state == b.CLOSE:
             return True
         waited = _clock() - entry.began
-        heard = min(info.last_ack_recv_ms, info.last_data_recv_ms) / 1000
-        if heard >= waited and waited < entry.patience:
+        if waited < entry.patience and not _answered(entry, heard_ms(info), waited * 1000):
             return False
         with _asking.owned(fd):
             # A tune() that came meanwhile has the last word.
@@ -134,7 +160,24 @@ def _look(entry: _Entry) -> bool:
     except OSError:  # it ended between two calls: nothing left to protect
         return True
     finally:
-        os.close(fd)
+        _close(fd)
+
+
+def _answered(entry: _Entry, heard: int, waited_ms: float) -> bool:
+    """Tell whether a segment has arrived since the tuning."""
+    if heard < 0:
+        return False
+    if not _systems.system().ages_wrap:
+        return heard < waited_ms
+    if entry.silent_ms < 0:
+        return False
+    off = (entry.silent_ms + waited_ms - heard) % _WRAP_MS
+    return min(off, _WRAP_MS - off) > _WRAP_SLACK_MS
+
+
+# A SOCKET of Windows is no file descriptor.
+_duplicate = socket.dup if sys.platform == "win32" else os.dup
+_close = socket.close if sys.platform == "win32" else os.close
 
 
 def _after_fork() -> None:

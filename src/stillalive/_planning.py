@@ -1,4 +1,4 @@
-"""From wishes to values: how ``KeepAlive.plan`` chooses, on Linux.
+"""From wishes to values: how ``KeepAlive.plan`` chooses, on Linux. `_elsewhere` has the others.
 
 A deadline D leaves three numbers open. They are chosen so that
 
@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 
 from . import _rules as rules
+from ._systems import SYSTEMS, System
 from ._values import plain
 
 __all__ = ["Host", "Planned", "Wishes", "plan"]
@@ -68,6 +69,7 @@ class Host:
     has_user_timeout: bool = True
     has_rto_max: bool = True
     retries2: int = rules.RETRIES2_DEFAULT
+    system: System = SYSTEMS["linux"]
 
 
 @dataclass(frozen=True)

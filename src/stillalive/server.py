@@ -14,15 +14,13 @@ from typing import Any
 from . import _backend as b
 from . import _impl
 from ._errors import report_unraisable
+from ._host import restoring
 from ._values import Seconds, as_count, as_seconds, as_timeout
 from .policy import KeepAlive
 from .selector import mechanism_wish
 from .tuning import tune
 
 __all__ = ["Server"]
-
-_INHERITS = sys.platform == "linux"
-"""An accepted socket has its listener's keepalive."""
 
 _MOST_CONNECTIONS = 2**31 - 1
 
@@ -44,8 +42,10 @@ class Server:
         direction after which a connection is ended; None (the default) for
         never. A connection with unsent bytes is not idle. Each transport has
         ``idle_timeout`` too, to be changed while it lives.
-    :param keepalive: a :class:`KeepAlive` for all connections. On Linux it is
-        set once, on the listener, and inherited; elsewhere on each connection.
+    :param keepalive: a :class:`KeepAlive` for all connections. It is set once,
+        on the listener; where connections do not inherit all of it (everywhere
+        but on Linux, unless FreeBSD or Windows is given no user_timeout) it
+        is set on each, right after it was accepted.
     :param max_connections: with so many open a new one takes the place of the
         one that has been idle for longest; those with unsent bytes are busy,
         and if all are, the new one waits in the backlog. None (the default)
@@ -135,8 +135,8 @@ class Server:
         most = None if max_connections is None else as_count("max_connections", max_connections)
         _check_listener(listener)
         mechanism = mechanism_wish()
-        with _restored(listener, keepalive is not None):
-            values = None if keepalive is None else tune(listener, keepalive).values()
+        with _restored(listener, keepalive):
+            held = None if keepalive is None else tune(listener, keepalive)
             listener.setblocking(False)
             self._engine: b.ServerLike = _impl.backend.ServerEngine(
                 listener.fileno(),
@@ -145,7 +145,7 @@ class Server:
                 idle,
                 age,
                 None if most is None else min(most, _MOST_CONNECTIONS),
-                None if _INHERITS else values,
+                None if held is None or not held.not_inherited else held.values(),
                 mechanism,
             )
             listener.detach()
@@ -249,10 +249,12 @@ def _check_listener(listener: object) -> None:
 
 
 @contextlib.contextmanager
-def _restored(listener: socket.socket, tuned: bool) -> Iterator[None]:
+def _restored(listener: socket.socket, keepalive: KeepAlive | None) -> Iterator[None]:
     """Give the listener back as it was if the body fails."""
     timeout = listener.gettimeout()
-    before = _impl.backend.read_options(listener.fileno()) if tuned else None
+    before = None
+    if keepalive is not None:
+        before = restoring(_impl.backend.read_options(listener.fileno()), keepalive.values())
     try:
         yield
     except BaseException:

@@ -16,10 +16,11 @@ from . import tree
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "_version _errors _values _backend _borrowed _include _rules",
+        "_version _systems _evidence",
+        "_errors _values _backend _borrowed _include _rules _bounds",
         "_pure _core",
         "_impl",
-        "_asking _captable _host _pending _planning _sockets presets",
+        "_asking _captable _elsewhere _host _pending _planning _sockets presets",
         "policy",
         "_describing",
         "liveness tuning",

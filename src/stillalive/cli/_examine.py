@@ -117,11 +117,13 @@ class Plain:
 def options_of(sock: socket.socket) -> dict[str, int]:
     """Read the options with getsockopt, past this package; a missing one is left out."""
     found = {}
-    for name, (level, number) in zip(OPTION_NAMES, options_by_number(), strict=False):
+    for name, pair in zip(OPTION_NAMES, options_by_number(), strict=True):
+        if pair is None:
+            continue
         try:
-            found[name] = sock.getsockopt(level, number)
+            found[name] = sock.getsockopt(*pair)
         except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
+            if error.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
                 raise
     return found
 

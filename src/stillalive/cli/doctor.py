@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._captable import Capabilities, Capability, capabilities
 from .._host import SystemDefaults, system_defaults
+from .._systems import system
 from .._version import __version__
 from ..presets import PRESETS
 from ._arguments import command
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _OPTIONS = ("enabled", "idle", "interval", "count")
-_CALLS = ("check", "probe", "aprobe")
+_ASKING = ("probe", "aprobe")
 _MARKS: dict[bool, tuple[str, Tone]] = {True: ("ok", "good"), False: ("FAIL", "bad")}
 _WIDTH = 78
 _GLUE = "\N{NO-BREAK SPACE}"
@@ -40,7 +41,9 @@ system-wide defaults and what they mean when a peer vanishes, and its limits.
 Then try it on loopback connections and measure how fast an answer comes.
 
 The exit status is 0 if the essentials work: TCP keepalive with its times, and
-telling whether a peer is there. Otherwise it is 1, and each problem is named."""
+telling whether a peer is there, by asking it where the system has a way to
+(Linux, FreeBSD). Otherwise it is 1, and each problem is named. OpenBSD has no
+times per socket: 1."""
 
 _EPILOG = """\
 examples:
@@ -79,7 +82,10 @@ class Findings:
 
 
 def _missing(can: Capabilities) -> list[str]:
-    return [name for name in (*_OPTIONS, *_CALLS) if not can[name].supported]
+    """Name what is essential and missing; no system is blamed that has no way to ask a peer."""
+    missing = [name for name in (*_OPTIONS, "check") if not can[name].supported]
+    asking = [name for name in _ASKING if system().call(name).supported]
+    return missing + [name for name in asking if not can[name].supported]
 
 
 def add_to(commands: Commands) -> None:
