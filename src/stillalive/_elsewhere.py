@@ -121,16 +121,16 @@ def _user_timeout(wishes: Wishes, deadline: float, system: System) -> float | No
         else:
             high = middle - 1
     found = low * step / 1000
-    if low == 0 or (wishes.tolerate and not _survives(wishes, wishes.tolerate, found, system)):
-        return None
-    return found
+    # Without a wish too, one retransmission leaves before the end.
+    return found if _survives(wishes, wishes.tolerate or 0.0, found, system) else None
 
 
 def _survives(wishes: Wishes, outage: float, user_timeout: float, system: System) -> bool:
     """Tell whether a retransmission leaves after an outage and before the end."""
-    timing = system.timing
-    pause = min(timing.rto_cap, outage + wishes.assumed_rto)
-    return outage + pause + timing.late_each < user_timeout
+    timing, rto = system.timing, wishes.assumed_rto
+    started = rto if timing.clock_from_retransmit else 0.0
+    pause = min(timing.rto_cap, outage + rto)
+    return 0 < user_timeout and outage + pause + timing.late_each < started + user_timeout
 
 
 def _probes(

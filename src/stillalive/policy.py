@@ -117,8 +117,8 @@ class KeepAlive:
             forgets an idle flow, or a name from :data:`PRESETS`.
         :param tolerate: seconds; a shorter outage never ends the connection.
             With `detect_within` alone a third of it is tolerated from 6 s on;
-            elsewhere than on Linux about a quarter while data is in flight,
-            and nothing set here can keep retransmissions from running out.
+            elsewhere than on Linux from 10 s on, about a quarter while data is
+            in flight, and nothing can keep retransmissions from running out.
         :param spare_stalled: do not end a live peer that does not read. Linux
             only; with `detect_within` Linux 6.15+ and at least 16 s.
         :param rtt: seconds of round trip, if known; otherwise a path whose

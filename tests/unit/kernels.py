@@ -59,6 +59,9 @@ class Kernel:
         self.sockets: dict[int, Socket] = {}
         self.calls: list[tuple[int, int]] = []
         self.without: set[int] = set()
+        """Options that this version lacks,"""
+        self.by_ioctl: set[int] = set()
+        """and those that setsockopt does not set."""
 
     # ---- what a test does -------------------------------------------------
 
@@ -196,10 +199,10 @@ def installed(key: str, late: bool = False, **traits: bool) -> Iterator[Kernel]:
     """Have the package believe that it runs on another system, perhaps with other traits."""
     kernel = Kernel(dataclasses.replace(_systems.SYSTEMS[key], **traits), late)
     defaults = _host.SystemDefaults(*kernel._defaults()[:3], None, None, None)
-    _host.can_set.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_impl, "backend", kernel)
         patch.setattr(_systems, "system", lambda *unused: kernel.system)
+        patch.setattr("stillalive.policy.can_set", lambda number: number not in kernel.by_ioctl)
         patch.setattr(_pending, "_clock", lambda: kernel.now)
         patch.setattr(_pending, "_duplicate", lambda fd: fd)
         patch.setattr(_pending, "_close", lambda fd: None)
@@ -211,7 +214,6 @@ def installed(key: str, late: bool = False, **traits: bool) -> Iterator[Kernel]:
         finally:
             _pending._by_identity.clear()
             _pending._heap.clear()
-            _host.can_set.cache_clear()
 
 
 def live(kernel: Kernel, seconds: float) -> None:
