@@ -130,7 +130,7 @@ def _survives(wishes: Wishes, outage: float, user_timeout: float, system: System
     timing, rto = system.timing, wishes.assumed_rto
     started = rto if timing.clock_from_retransmit else 0.0
     pause = min(timing.rto_cap, outage + rto)
-    return 0 < user_timeout and outage + pause + timing.late_each < started + user_timeout
+    return user_timeout > 0 and outage + pause + timing.late_each < started + user_timeout
 
 
 def _probes(

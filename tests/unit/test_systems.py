@@ -10,9 +10,18 @@ import sys
 
 import pytest
 
-from stillalive import KeepAlive, NotSupportedError, Server, capabilities, describe, tune
+from stillalive import (
+    KeepAlive,
+    NotSupportedError,
+    Server,
+    _errors,
+    _host,
+    _systems,
+    capabilities,
+    describe,
+    tune,
+)
 from stillalive import _backend as b
-from stillalive import _errors, _host, _systems
 from stillalive._systems import OPTION_NAMES, SYSTEMS, System, system
 
 from .kernels import ELSEWHERE, WITH_TIMES, installed

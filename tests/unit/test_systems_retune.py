@@ -1,4 +1,4 @@
-"""tune() on a connection that has been idle for long, on the systems whose timer drops it unasked."""
+"""tune() on a connection that has been idle for long, where the timer drops it unasked."""
 
 from __future__ import annotations
 
