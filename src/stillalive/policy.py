@@ -194,16 +194,19 @@ class KeepAlive:
         """
         if self._values is not None:
             return self._values
+        rows = _systems.system().options
         numbers = (
             b.LEAVE if self.enabled is None else int(self.enabled),
-            _up(b.IDLE, self.idle, 1),
-            _up(b.INTERVAL, self.interval, 1),
+            _up(rows[b.IDLE], self.idle, 1),
+            _up(rows[b.INTERVAL], self.interval, 1),
             b.LEAVE if self.count is None else self.count,
-            _up(b.USER_TIMEOUT, self.user_timeout, 1000),
-            _up(b.RTO_MAX, self.rto_max, 1000),
+            _up(rows[b.USER_TIMEOUT], self.user_timeout, 1000),
+            _up(rows[b.RTO_MAX], self.rto_max, 1000),
         )
-        for option, number in enumerate(numbers):
-            _check_range(option, number, getattr(self, _NAMES[option]))
+        for number, row in enumerate(rows):
+            value = numbers[number]
+            if value != b.LEAVE and row is not None and not row.low <= value <= row.high:
+                raise _out_of_range(number, row, getattr(self, _NAMES[number]))
         self._put("_values", numbers)
         return numbers
 
@@ -236,26 +239,22 @@ class KeepAlive:
 KeepAlive.OFF = KeepAlive(enabled=False)
 
 
-def _up(number: int, value: Seconds | None, scale: int) -> int:
+def _up(row: _systems.Option | None, value: Seconds | None, scale: int) -> int:
     if value is None:
         return b.LEAVE
     # 6 digits: 2.3 s is 2300 ms, not the 2301 that binary fractions make of it.
     units = math.ceil(round(value * scale, 6))
-    option = _systems.system().option(number)
-    return units if option is None else option.rounded(units)
+    return units if row is None or row.step == 1 else row.rounded(units)
 
 
-def _check_range(number: int, value: int, given: object) -> None:
-    option = _systems.system().option(number)
-    if value == b.LEAVE or option is None or option.low <= value <= option.high:
-        return
+def _out_of_range(number: int, row: _systems.Option, given: object) -> ValueError:
     scale, unit = (1000, " s") if number in (b.USER_TIMEOUT, b.RTO_MAX) else (1, " s")
     if number == b.COUNT:
         unit = ""
-    low, high = (plain(bound / scale) for bound in (option.low, option.high))
-    raise ValueError(
+    low, high = (plain(bound / scale) for bound in (row.low, row.high))
+    return ValueError(
         f"{_NAMES[number]}={given!r}: out of range (allowed: {low} to {high}{unit} for "
-        f"{option.native})"
+        f"{row.native})"
     )
 
 

@@ -289,7 +289,7 @@ def _must_wait(before: _Socket, final: b.Values, values: b.Values) -> bool:
     if final == before.held or all(value == b.LEAVE for value in values):
         return False
     if _systems.system().drops_long_idle:
-        return _timer_kills(before.info, final)
+        return before.held[b.COUNT] != b.LEAVE and _timer_kills(before.info, final)
     return _one_loss_kills(before.info, final)
 
 

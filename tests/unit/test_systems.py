@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import dataclasses
 import errno
 import socket
 import sys
@@ -444,3 +445,30 @@ def test_where_the_backend_has_no_option_only_the_loops_are_left():
     with installed("darwin") as kernel:
         kernel.without |= set(range(6))
         assert not capabilities()["tune"]
+
+
+# ---- the doctor ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "missing"),
+    [
+        *((key, []) for key in WITH_TIMES),
+        ("openbsd", ["idle", "interval", "count"]),
+        ("other", ["enabled", "idle", "interval", "count", "check"]),
+    ],
+)
+def test_the_doctor_blames_no_system_for_what_it_never_had(key, missing):
+    from stillalive.cli import doctor
+
+    with installed(key):
+        assert doctor._missing(capabilities()) == missing
+
+
+def test_the_doctor_misses_a_probe_where_the_system_can():
+    from stillalive.cli import doctor
+
+    with installed("freebsd"):
+        can = capabilities()
+        calls = {**can.calls, "probe": dataclasses.replace(can["probe"], supported=False)}
+        assert doctor._missing(dataclasses.replace(can, calls=calls)) == ["probe"]

@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass
 
 from .. import _rules as rules
+from .. import _systems
 from .._errors import NotSupportedError
 from .._host import SystemDefaults
-from .._systems import system
 from ..presets import PRESETS, Preset
 from ..tuning import describe
 from ._limits import syn_linear_timeouts
@@ -36,7 +36,7 @@ def meanings(defaults: SystemDefaults) -> list[Meaning]:
 
 def _idle(defaults: SystemDefaults) -> list[Meaning]:
     found = []
-    if keepalive_by_default() is False and not system().always:
+    if keepalive_by_default() is False and not _systems.system().always:
         found.append(Meaning("while idle", "never noticed: keepalive is off by default"))
     if defaults.idle is None or defaults.interval is None or defaults.count is None:
         return found

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from .. import _systems
 from .._errors import NotSupportedError
-from .._systems import system
 from ..liveness import Liveness, State, aprobe, check, probe
 from ..tuning import describe, tune
 from ._examine import OPTION_NAMES, options_of
@@ -64,7 +64,7 @@ def self_check() -> list[Step]:
             drop_everything(vanished[1], True)
         time.sleep(_QUIET)
         bench = Bench(pairs, vanished)
-        asks = system().call("probe").supported
+        asks = _systems.system().call("probe").supported
         steps = [
             _tried(name, attempt, bench)
             for name, attempt in _ATTEMPTS.items()

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from .. import _systems
 from .._captable import Capabilities, Capability, capabilities
 from .._host import SystemDefaults, system_defaults
-from .._systems import system
 from .._version import __version__
 from ..presets import PRESETS
 from ._arguments import command
@@ -84,7 +84,7 @@ class Findings:
 def _missing(can: Capabilities) -> list[str]:
     """Name what is essential and missing; no system is blamed that has no way to ask a peer."""
     missing = [name for name in (*_OPTIONS, "check") if not can[name].supported]
-    asking = [name for name in _ASKING if system().call(name).supported]
+    asking = [name for name in _ASKING if _systems.system().call(name).supported]
     return missing + [name for name in asking if not can[name].supported]
 
 
