@@ -14,6 +14,7 @@ it too. Probers in different processes do not.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import weakref
@@ -67,7 +68,14 @@ def join(fd: int, identity: int) -> Session:
 
 
 def _current(fd: int) -> Session | None:
-    return _sessions.get(_impl.backend.identify(fd)) if _sessions else None
+    if not _sessions:
+        return None
+    try:
+        return _sessions.get(_impl.backend.identify(fd))
+    except OSError as error:  # not every system names a socket that is not connected
+        if error.errno != errno.ENOTCONN:
+            raise
+        return None
 
 
 class owned:  # noqa: N801 - reads as the function it stands for

@@ -11,8 +11,8 @@ On macOS and the BSDs only the count waits, because there a small one ends a
 connection that has been silent for long without any probe (`tuning` has the
 reasons). Whether the peer has answered is seen where the kernel tells when it
 has last heard of it. A clock that starts again every 71 minutes is compared
-with what it would show had nothing come: less alone proves nothing. macOS
-tells nothing: there the count is set when the probes have had their time, and
+with what it would show had nothing come: less alone proves nothing. macOS and
+NetBSD tell nothing: there the count is set when the probes have had their time, and
 an answer to any of them has set the silence back by then.
 
 One daemon thread, started when there is work and ended when there is none. It
@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from . import _asking, _impl, _systems
 from . import _backend as b
 
-__all__ = ["add", "forget", "heard_ms", "target"]
+__all__ = ["add", "forget", "heard_ms", "identity_of", "target"]
 
 _FIRST_LOOK = 0.01
 _LONGEST_PAUSE = 0.5
@@ -67,6 +67,16 @@ def heard_ms(info: b.Info) -> int:
     """Return how long ago the last segment came; -1 if this system does not tell."""
     told = [ms for ms in (info.last_ack_recv_ms, info.last_data_recv_ms) if ms >= 0]
     return min(told, default=-1)
+
+
+def identity_of(fd: int) -> int:
+    """Return the socket's identity; 0 where it has none before it is connected."""
+    try:
+        return _impl.backend.identify(fd)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        return 0
 
 
 def add(
@@ -103,7 +113,7 @@ def target(fd: int) -> b.Values | None:
     """Return the values that are pending for a socket, or None."""
     if not _by_identity:
         return None
-    entry = _by_identity.get(_impl.backend.identify(fd))
+    entry = _by_identity.get(identity_of(fd))
     return None if entry is None else entry.values
 
 

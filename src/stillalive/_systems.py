@@ -288,8 +288,6 @@ def _netbsd() -> System:
         ),
         inherited=frozenset(("enabled",)),
         drops_long_idle=True,
-        answers_show=True,
-        ages_wrap=True,
         timing=Timing(0.0, 0.6),
         calls=_calls(
             Call("setsockopt, in half-seconds", "NetBSD 5.0"),
@@ -319,6 +317,7 @@ def _openbsd() -> System:
         ),
         inherited=frozenset(("enabled",)),
         answers_show=True,
+        ages_wrap=True,
         timing=Timing(0.0, 0.6),
         calls=_calls(
             Call("setsockopt(SO_KEEPALIVE), on and off", "OpenBSD 2.0"),

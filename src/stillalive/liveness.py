@@ -170,11 +170,11 @@ def check(sock: SocketLike) -> Liveness:
     data nor a pending error is consumed. What no local knowledge can show, a
     silently vanished peer, is OPEN; ask with :func:`probe`.
 
-    Linux: poll(2), TCP_INFO, SIOCINQ; all of it is told. FreeBSD, NetBSD,
-    OpenBSD: kqueue(2), TCP_INFO; ``heard_ago`` is told (on the first two
-    modulo 71 minutes), how many probes are unanswered is not. macOS and
-    Windows: a FIN, a reset and a timeout are seen; ``heard_ago`` is None, so
-    a live peer is OPEN, never ALIVE. DragonFly BSD, illumos, Solaris, AIX:
+    Linux: poll(2), TCP_INFO, SIOCINQ; all of it is told. FreeBSD, OpenBSD:
+    kqueue(2), TCP_INFO; ``heard_ago`` is told modulo 71 minutes, how many
+    probes are unanswered is not. macOS, NetBSD, Windows: a FIN, a reset and
+    a timeout are seen; ``heard_ago`` is None, so a live peer is OPEN, never
+    ALIVE. DragonFly BSD, illumos, Solaris, AIX:
     NotSupportedError.
 
     Threads: any, beside any other use of the socket. Errors:
@@ -213,11 +213,11 @@ def probe(sock: SocketLike, timeout: float = 3.0) -> Liveness:
     (4 ms each at 250 Hz). An option that followed the system's default
     follows it no more: it holds the same number, or the largest that can be
     set (idle 32767 s, count 127). FreeBSD: the first question leaves after
-    1 s, because the timer is armed for a whole second. NetBSD, OpenBSD: a
-    segment that arrives shows, but no question can be put and taken back:
-    UNKNOWN if none has come. macOS, Windows: an answer would show in nothing
-    that the kernel tells: UNKNOWN, unless the connection has ended. UNKNOWN
-    comes at once, without waiting. DragonFly BSD, illumos, Solaris, AIX:
+    1 s, because the timer is armed for a whole second. OpenBSD: a segment
+    that arrives shows, but no question can be put: UNKNOWN if none has come.
+    macOS, NetBSD, Windows: an answer would show in nothing that the kernel
+    tells: UNKNOWN, unless the connection has ended. UNKNOWN comes at once,
+    without waiting. DragonFly BSD, illumos, Solaris, AIX:
     NotSupportedError.
 
     Threads: any; probers of one socket share one question. Errors: as

@@ -14,16 +14,18 @@ for a full idle period from now (NetBSD: for an interval), so at that moment
 the silence is what it is now plus that period. A healthy connection is
 therefore dropped as soon as it has been silent for interval * count, however
 long the idle time is: 60 / 10 / 5 kills one that was silent for 50 s, and even
-raising an idle time can. Often the silence is not even known: macOS does not
-tell it, and the clock of FreeBSD and NetBSD starts again every 71 minutes, so
-a connection that was used a moment ago looks like one idle since then.
+raising an idle time can. Nor is the silence known: macOS and NetBSD do not
+tell it, and FreeBSD's clock starts again every 71 minutes, so a connection
+that was used a moment ago looks like one idle since then.
 
 What helps is the same in all cases: set what cannot harm first and the rest
 when the peer has answered. On Linux the rest is the user timeout (and a small
 count), elsewhere the count: it is set so high that no silence reaches it, the
 probes go out as planned, and each answer sets the silence back to nothing.
 `_pending` sets the real count after an answer, or, where none can be seen, when
-the planned probes have had their time.
+the planned probes have had their time. The kernels multiply interval and count
+in 32 bits of milliseconds and may look at any moment in between, so a high
+count never meets a long interval that has yet to be lowered.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from . import _backend as b
 from . import _rules as rules
 from ._describing import Description, bounds, tcp_info_of, warnings_for
 from ._errors import not_supported
-from ._host import host, system_defaults
+from ._host import host, restoring, system_defaults
 from ._planning import Wishes
 from ._sockets import SocketLike, as_fd
 from ._systems import OPTION_NAMES as _NAMES
@@ -94,9 +96,9 @@ def tune(
     sockets have no user_timeout. macOS: accepted sockets do not inherit idle
     and user_timeout; on a connected socket the count is always pending, for
     idle + interval * count. FreeBSD: no user_timeout before 14; the count is
-    pending until a segment arrives. NetBSD: the same, nothing but `enabled`
-    is inherited, and nothing of the rest can be read back, so None is shown
-    for what was not set here. OpenBSD: only `enabled`. Windows: before 10
+    pending until a segment arrives. NetBSD: as macOS, without user_timeout;
+    nothing but `enabled` is inherited, and nothing of the rest can be read
+    back, so None is shown for what was not set here. OpenBSD: only `enabled`. Windows: before 10
     1709 idle and interval are set together, before 10 1703 the count is 10.
     DragonFly BSD, illumos, Solaris, AIX: NotSupportedError.
 
@@ -172,7 +174,7 @@ def _info_of(fd: int) -> b.Info:
 
 def _tune(fd: int, explicit: KeepAlive, wishes: Wishes, best_effort: bool) -> KeepAlive:
     backend = _impl.backend
-    before = _Socket(backend.read_options(fd), _info_of(fd), backend.identify(fd))
+    before = _Socket(backend.read_options(fd), _info_of(fd), _pending.identity_of(fd))
     rto = before.rto
     values, lacking = _wanted(before, explicit, wishes, best_effort)
     values, missing = _supported(before, values, best_effort)
@@ -184,7 +186,7 @@ def _tune(fd: int, explicit: KeepAlive, wishes: Wishes, best_effort: bool) -> Ke
     later = _must_wait(before, final, values)
     if later:
         safe, rest = _divided(before, values, final)
-        after = backend.apply_options(fd, safe)
+        after = _set_safely(fd, before, safe)
         _pending.add(fd, before.identity, rest, _patience(final), before.info)
     else:
         after = backend.apply_options(fd, values)
@@ -194,6 +196,23 @@ def _tune(fd: int, explicit: KeepAlive, wishes: Wishes, best_effort: bool) -> Ke
     if not (later or unsupported or lost):
         return held
     return marked(held, pending=later, unsupported=unsupported, not_inherited=lost)
+
+
+def _set_safely(fd: int, before: _Socket, safe: b.Values) -> b.Values:
+    """Set the safe part; where the count is high, after a long interval has been lowered."""
+    apply = _impl.backend.apply_options
+    if not _systems.system().drops_long_idle or safe[b.INTERVAL] == b.LEAVE:
+        return apply(fd, safe)
+    idle, held, _ = _times(before.held)
+    fits = _patient(idle, max(held, safe[b.INTERVAL]))
+    if safe[b.COUNT] <= fits:
+        return apply(fd, safe)
+    apply(fd, (b.LEAVE, b.LEAVE, safe[b.INTERVAL], fits, b.LEAVE, b.LEAVE))
+    try:
+        return apply(fd, safe)
+    except BaseException:
+        apply(fd, restoring(before.held, safe))
+        raise
 
 
 def _not_inherited(values: b.Values) -> tuple[str, ...]:

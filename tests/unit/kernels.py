@@ -3,7 +3,9 @@
 A socket is a number. Time stands still until ``run_until``. The keepalive
 timer is that of 4.4BSD as its descendants have it: when it fires, the
 connection is dropped if it has been silent for idle + interval * count, and
-probed otherwise. A late kernel fires every timer as late as the table allows.
+probed otherwise. A late kernel fires every timer as late as the table allows,
+an eager one also between any two settings. Interval and count are multiplied
+in 32 bits of milliseconds, as on macOS and FreeBSD.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from stillalive import _backend as b
 from stillalive import _host, _impl, _pending, _systems
 from stillalive._errors import fault, not_supported
 
-SET_ORDER = (b.ENABLED, b.INTERVAL, b.COUNT, b.USER_TIMEOUT, b.RTO_MAX, b.IDLE)
+SET_ORDER = (b.COUNT, b.INTERVAL, b.ENABLED, b.USER_TIMEOUT, b.RTO_MAX, b.IDLE)
+NETBSD_ORDER = (b.COUNT, b.INTERVAL, b.IDLE, b.USER_TIMEOUT, b.RTO_MAX, b.ENABLED)
 RTT = 0.01
 ELSEWHERE = ("darwin", "freebsd", "netbsd", "openbsd", "windows")
 DROPPING = tuple(key for key in ELSEWHERE if _systems.SYSTEMS[key].drops_long_idle)
@@ -52,9 +55,10 @@ class Kernel:
 
     NAME = "fake"
 
-    def __init__(self, system: _systems.System, late: bool = False) -> None:
+    def __init__(self, system: _systems.System, late: bool = False, eager: bool = False) -> None:
         self.system = system
         self.late = late
+        self.eager = eager
         self.now = 1_000_000.0
         self.sockets: dict[int, Socket] = {}
         self.calls: list[tuple[int, int]] = []
@@ -100,7 +104,7 @@ class Kernel:
         silence = self.now - sock.heard_at
         if not sock.values[b.ENABLED]:
             self._arm(sock, idle)
-        elif silence >= idle + interval * count:
+        elif silence >= idle + self._budget(interval, count):
             sock.dead_at, sock.timer_at = self.now, math.inf
         elif silence < idle:
             self._arm(sock, idle - silence)
@@ -110,6 +114,11 @@ class Kernel:
             if sock.peer_alive:
                 sock.heard_at = self.now + RTT
                 self._arm(sock, RTT + idle)
+
+    def _budget(self, interval: int, count: int) -> float:
+        if self.system.key == "netbsd":
+            return interval * count
+        return interval * count * 1000 % 2**32 / 1000
 
     def _arm(self, sock: Socket, seconds: float) -> None:
         timing = self.system.timing
@@ -155,7 +164,7 @@ class Kernel:
         return tuple(shown)  # type: ignore[return-value]
 
     def apply_options(self, fd: int, values: b.Values) -> b.Values:
-        for number in SET_ORDER:
+        for number in NETBSD_ORDER if self.system.key == "netbsd" else SET_ORDER:
             if values[number] != b.LEAVE:
                 self._set(fd, number, values[number])
         pairs = zip(self.read_options(fd), values, strict=True)
@@ -171,12 +180,15 @@ class Kernel:
         self.calls.append((number, value))
         sock.values[number] = value
         enabled = sock.values[b.ENABLED]
-        if sock.state == b.LISTEN or (not enabled and self.system.key != "freebsd"):
+        if sock.state == b.LISTEN:
             return
         if self.system.key == "netbsd":
-            self._arm(sock, sock.values[b.INTERVAL])
-        elif number == b.IDLE:
+            if number in (b.IDLE, b.INTERVAL, b.COUNT):
+                self._arm(sock, sock.values[b.INTERVAL if enabled else b.IDLE])
+        elif number == b.IDLE and (enabled or self.system.key == "freebsd"):
             self._arm(sock, value)
+        if self.eager:
+            self._fire(sock)
 
     def tcp_info(self, fd: int) -> tuple[int, ...]:
         sock = self.sockets[fd]
@@ -195,9 +207,11 @@ class Kernel:
 
 
 @contextmanager
-def installed(key: str, late: bool = False, **traits: bool) -> Iterator[Kernel]:
+def installed(
+    key: str, late: bool = False, *, eager: bool = False, **traits: bool
+) -> Iterator[Kernel]:
     """Have the package believe that it runs on another system, perhaps with other traits."""
-    kernel = Kernel(dataclasses.replace(_systems.SYSTEMS[key], **traits), late)
+    kernel = Kernel(dataclasses.replace(_systems.SYSTEMS[key], **traits), late, eager)
     defaults = _host.SystemDefaults(*kernel._defaults()[:3], None, None, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_impl, "backend", kernel)

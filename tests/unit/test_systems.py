@@ -188,7 +188,7 @@ def test_what_was_read_can_be_set_again():
         kernel.calls.clear()
         assert b.UNREADABLE not in held.values()
         tune(kernel.listen(), held)
-        assert kernel.calls == [(b.ENABLED, 1), (b.IDLE, 60)]
+        assert kernel.calls == [(b.IDLE, 60), (b.ENABLED, 1)]
 
 
 def test_undoing_sets_what_cannot_be_read_to_the_systems_default():
