@@ -98,7 +98,8 @@ def tune(
     idle + interval * count. FreeBSD: no user_timeout before 14; the count is
     pending until a segment arrives. NetBSD: as macOS, without user_timeout;
     nothing but `enabled` is inherited, and nothing of the rest can be read
-    back, so None is shown for what was not set here. OpenBSD: only `enabled`. Windows: before 10
+    back, so None is shown for what was not set here; a count of 1 ends
+    healthy connections there, take 2 or more. OpenBSD: only `enabled`. Windows: before 10
     1709 idle and interval are set together, before 10 1703 the count is 10.
     DragonFly BSD, illumos, Solaris, AIX: NotSupportedError.
 
