@@ -153,15 +153,17 @@ static int put(struct ka_poller *poller, int fd, uint32_t wanted,
                uint32_t kept, uint64_t tag) {
     struct ka_place *place = &poller->place[fd];
     uint32_t unwanted = place->held & ~wanted;
-    uint32_t fresh = wanted & ~kept;
+    uint32_t fresh = wanted & ~kept, failed = 0;
     int error[KA_FILTERS], ignored[KA_FILTERS];
     int i, rc = change(poller, fd, wanted, fresh ? 0 : unwanted, error);
 
     for (i = KA_FILTERS - 1; i >= 0; i--)
-        if (wanted >> i & 1 && error[i])
+        if (wanted >> i & 1 && error[i]) {
             rc = refusal(error[i]);
+            failed |= 1u << i;
+        }
     if (rc < 0)
-        unwanted = fresh | (place->held & ~kept);
+        unwanted = (fresh & ~failed) | (place->held & ~kept & ~wanted);
     if (unwanted && (rc < 0 || fresh))
         (void)change(poller, fd, 0, unwanted, ignored);
     if (rc < 0) {

@@ -85,7 +85,8 @@ class Selector(selectors.BaseSelector):
     that takes for ever expire nobody. Unread data is readiness, and so is
     room to write while ``EVENT_WRITE`` is asked for: neither is idle.
 
-    Systems: epoll on Linux, else ``poll``; ``STILLALIVE_BACKEND=poll`` forces it.
+    Systems: epoll on Linux, kqueue on macOS and the BSDs, else ``poll``;
+    ``STILLALIVE_BACKEND=poll`` forces it.
 
     Threads: one owner; others may call ``wake`` and ``Handle.touch``. A call by
     another thread while the owner waits raises ``RuntimeError``. After a fork
@@ -124,7 +125,8 @@ class Selector(selectors.BaseSelector):
 
         Raises ``ValueError`` for other events and for what has no descriptor,
         ``KeyError`` for what is registered already, ``OSError`` as the system
-        does (``PermissionError`` for a regular file with epoll).
+        does (``PermissionError`` for a regular file with epoll, and for a device
+        that kqueue cannot wait for).
 
         >>> selector = Selector()
         >>> client, server = tcp_pair()

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SETS 16
+#define SETS 64
 #define NUMBERS 16384
 
 int __real_close(int fd);

@@ -102,7 +102,7 @@ class Kqueue:
             error = errno.EBADF
         elif change.flags & KQ_EV_DELETE:
             error = 0 if note in self.notes else errno.ENOENT
-        elif stat.S_ISCHR(os.fstat(change.ident).st_mode):
+        elif stat.S_ISCHR(os.fstat(change.ident).st_mode) and not os.isatty(change.ident):
             error = errno.EINVAL
         else:
             error = self._model.refuse.get(change.filter, 0)
