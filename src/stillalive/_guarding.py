@@ -65,6 +65,9 @@ class Run:
         self._listening: set[Watch] = set()
         """Those of listeners, which the watcher does not know."""
         self._over = False
+        self._at_rest = threading.Event()
+        self.ender: int | None = None
+        """The thread that ends it."""
         self._drains = 0
         self._began = _clock()
         self.watcher = self._new_watcher()
@@ -258,7 +261,10 @@ class Run:
         with _lock:
             self._over = True
             watcher = self.watcher
-        watcher.stop()
+        try:
+            watcher.stop()
+        finally:
+            self._at_rest.set()
         self._dispatcher.join(seconds)
         with _lock:
             left = [*self._watches.values(), *self._listening]
@@ -266,6 +272,11 @@ class Run:
             self._listening = set()
         self._let_go(left)
         self._sign_off()
+
+    def wait(self) -> None:
+        """Wait until nothing is touched any more, while another thread ends it."""
+        if self.ender != threading.get_ident():  # a signal handler, inside end()
+            self._at_rest.wait()
 
     def _sign_off(self) -> None:
         with _lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -211,6 +212,7 @@ class Guard:
         self._limits, self._ports, self._settings = limits, ports, settings
         self._on_event = on_event
         self._run: Run | None = None
+        self._ending: Run | None = None
         self._holds: Counter[int] = Counter()
         self._past = dict(NO_STATS)
 
@@ -239,18 +241,25 @@ class Guard:
         """End, and wait for its threads; nothing is touched after it has returned.
 
         A callback that runs is waited for, for at most 5 s, unless it is what
-        calls. Watches end as if cancelled. Again is harmless, and so is a
-        ``start()`` later.
+        calls. Watches end as if cancelled. Again is harmless, also from another
+        thread meanwhile, which waits too; and so is a ``start()`` later.
         """
         self._stop(_JOIN_SECONDS)
 
     def _stop(self, seconds: float) -> None:
         with _guarding._lock:
             run, self._run = self._run, None
+            others = self._ending
+            if run is not None:
+                self._ending, run.ender = run, threading.get_ident()
             _started.discard(self)
         if run is not None:
             run.end(seconds)
             self._past = run.stats() | _NOW
+            if self._ending is run:
+                self._ending = None
+        elif others is not None:
+            others.wait()
 
     def _ended(self, run: Run) -> None:
         """Take note that a run has ended by itself."""
@@ -480,7 +489,7 @@ def _after_fork() -> None:
     # Threads are not there in the child. What was started goes on with new
     # ones; the Guard behind watch() when it is used again.
     for guard in list(_started):
-        run, guard._run = guard._run, None
+        run, guard._run, guard._ending = guard._run, None, None
         if run is not None:
             run.abandon()
         if guard is _default_guard:

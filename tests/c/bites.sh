@@ -1,8 +1,12 @@
 #!/bin/sh
-# bites.sh EXT OUT - break the core on purpose, one way at a time; each broken
-# core must be caught by the program named, for the reason named.
+# bites.sh EXT OUT [PART PARTS] - break the core on purpose, one way at a time;
+# each broken core must be caught by the program named, for the reason named.
+# With PART and PARTS only every so many-th, so that several can run at once.
 ext=$1
 out=$2
+part=${3:-0}
+parts=${4:-1}
+turn=0
 caught=0
 missed=0
 
@@ -11,17 +15,33 @@ miss() {
     missed=$((missed + 1))
 }
 
+# The objects of the sound core, which a bite shares but for what it breaks.
+# They must not be older than any source: make goes by the time.
+sound() { # VARIANT TARGET
+    make --no-print-directory EXT="$ext" OUT="$out/sound" VARIANT="$1" \
+        "$out/sound/$1/$2" >"$out/sound.log" 2>&1
+}
+
 # bite NAME FILE SED VARIANT TARGET REASON
 bite() {
+    turn=$((turn + 1))
+    [ $((turn % parts)) -eq "$part" ] || return
     dir=$out/$1
     rm -rf "$dir"
     mkdir -p "$dir/ext"
-    cp -r "$ext/include" "$ext/core" "$ext/sockopt" "$ext/poll" "$ext/diag" "$dir/ext"
+    cp -rp "$ext/include" "$ext/core" "$ext/sockopt" "$ext/poll" "$ext/diag" "$dir/ext"
     sed "$3" "$ext/$2" >"$dir/ext/$2"
     if cmp -s "$ext/$2" "$dir/ext/$2"; then
         miss "$1" "the source has changed, this one breaks nothing now"
         return
     fi
+    if ! sound "$4" "$5"; then
+        miss "$1" "the sound core does not compile, see $out/sound.log"
+        return
+    fi
+    cp -rp "$out/sound/$4" "$dir/$4"
+    rm -f "$dir/$4/$5"
+    touch "$dir/ext/$2"
     program=$dir/$4/$5
     if ! make --no-print-directory EXT="$dir/ext" OUT="$dir" VARIANT="$4" \
         "$program" >"$dir/build" 2>&1; then
@@ -35,7 +55,10 @@ bite() {
     else
         caught=$((caught + 1))
     fi
+    rm -rf "${dir:?}/$4" "$dir/ext"
 }
+
+mkdir -p "$out"
 
 linux=sockopt/linux.c
 live=core/liveness.c
@@ -43,7 +66,7 @@ live=core/liveness.c
 bite idle-first $linux \
     's/{KA_ENABLED, *KA_INT/{KA_IDLE, KA_INT/; s/, *KA_IDLE}/, KA_ENABLED}/' \
     plain test_apply everything_is_set_idle_last
-bite half-way core/policy.c 's/put_back(sock, policy, &before, i)/put_back(sock, policy, \&before, 0)/' \
+bite half-way core/policy.c 's/put_back(sock, &before, changed)/put_back(sock, \&before, 0)/' \
     plain test_apply failing_nth_set_puts_back
 bite few-probes $linux 's/ka_options\[KA_COUNT\].range.high/9/' \
     plain test_question borrowing_disarms_before_it_asks
@@ -295,7 +318,7 @@ deed=core/deed.c
 discover=core/discover.c
 
 bite by-number $deed 's/rc == 0 && identity == ward->identity/rc == 0/' \
-    plain test_watcher_threads the_old_and_innocent_are_not_hit
+    plain test_watcher_threads a_number_that_changes_between_look_and_deed
 bite unread-is-silence $deed 's/deed->unread > 0) &&/deed->unread > 99999) \&\&/' \
     plain test_watcher_deeds unread_bytes_spare_until_they_are_read
 bite stop-is-silence $watcher 's/> KA_STALLED_MS/> 100 * KA_STALLED_MS/' \

@@ -173,6 +173,9 @@ class Blocked:
         except BaseException as error:
             self.error = error
 
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def end(self) -> BaseException | None:
         self._thread.join(10)
         assert not self._thread.is_alive(), "nobody has ended it"

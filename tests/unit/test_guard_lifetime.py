@@ -123,6 +123,39 @@ def test_stop_waits_for_a_callback_but_not_for_ever(fake, monkeypatch):
     go_on.set()
 
 
+def test_whoever_stops_it_meanwhile_waits_too(fake, monkeypatch):
+    ending, go_on = threading.Event(), threading.Event()
+    stop = FakeWatcher.stop
+
+    def slow(self):
+        ending.set()
+        go_on.wait(10)
+        stop(self)
+
+    guard = Guard(answered=5).start()
+    monkeypatch.setattr(FakeWatcher, "stop", slow)
+    first = Blocked(guard.stop)
+    assert ending.wait(5)
+    second = Blocked(guard.stop)
+    time.sleep(0.05)
+    assert second.is_running()  # or what it touches would be touched after a stop()
+    go_on.set()
+    assert (first.end(), second.end()) == (None, None)
+
+
+def test_a_signal_handler_inside_stop_does_not_wait_for_itself(fake, monkeypatch):
+    stop = FakeWatcher.stop
+    guard = Guard(answered=5).start()
+
+    def interrupted(self):
+        guard.stop()  # as a handler would, in the same thread
+        stop(self)
+
+    monkeypatch.setattr(FakeWatcher, "stop", interrupted)
+    assert Blocked(guard.stop).end() is None
+    assert fake[0].stopped
+
+
 def test_a_start_that_fails_leaves_nothing(fake, monkeypatch):
     guard = Guard(answered=5)
     monkeypatch.setattr(FakeWatcher, "fails", OSError(24, "no descriptors left"))
