@@ -26,7 +26,7 @@ SOCKOPT = {
 }
 POLL = {
     "linux": ["epoll"],
-    **dict.fromkeys(["darwin", "freebsd", "netbsd", "openbsd", "dragonfly"], ["kqueue"]),
+    **{name: ["kqueue"] for name in ("darwin", "freebsd", "netbsd", "openbsd", "dragonfly")},
 }
 if os.environ.get("STILLALIVE_FORCE_KQUEUE"):  # with a libkqueue: docs/contributing.md
     POLL["linux"] = ["kqueue"]

@@ -139,7 +139,7 @@ class _Kqueue:
         self._held: dict[int, int] = {}
         """Events by descriptor; some may have been closed, so this only says what to drop."""
         self._filters = ((b.READ, _system.KQ_FILTER_READ), (b.WRITE, _system.KQ_FILTER_WRITE))
-        self._kqueue = _system.kqueue()
+        self._kqueue: Any = _system.kqueue()
 
     def __del__(self) -> None:
         self.close()
