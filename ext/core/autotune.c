@@ -42,10 +42,6 @@
 #include "reserve.h"
 #include "sockopt.h"
 
-#if KA_NAMED_BY_ENDS && !defined(_WIN32)
-#include <sys/stat.h>
-#endif
-
 struct ka_rule {
     struct ka_policy policy;
     int32_t applies[2]; /* by enum ka_moment */
@@ -121,24 +117,13 @@ int ka_autotune_concerns(int moment) {
 /* ---- by what a socket is found again -------------------------------------
  */
 
-#if !KA_NAMED_BY_ENDS
 static int name_of(ka_sock sock, uint64_t *name) {
-    return ka_identify(sock, name);
-}
+#if KA_NAMED_BY_ENDS
+    return ka_name_while_open(sock, name);
 #else
-static int name_of(ka_sock sock, uint64_t *name) {
-    uint64_t number = 0;
-#ifndef _WIN32
-    struct stat seen;
-
-    if (fstat(sock, &seen) < 0)
-        return -1;
-    number = (uint64_t)seen.st_ino;
+    return ka_identify(sock, name);
 #endif
-    *name = (number ^ (uint64_t)sock * UINT64_C(0x9E3779B97F4A7C15)) | 1;
-    return 0;
 }
-#endif
 
 /* ---- who was bound lately ------------------------------------------------
  */

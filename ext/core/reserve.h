@@ -70,6 +70,8 @@ void ka_reserve_give(struct ka_reserve *reserve);
 int ka_end_shutdown(ka_sock sock); /* both ways: the owner reads an end */
 /* Reset: the owner's calls fail. -EOPNOTSUPP where no call does that. */
 int ka_end_disconnect(ka_sock sock);
+/* A number that no other socket has while this one is open. */
+int ka_name_while_open(ka_sock sock, uint64_t *name);
 /* MPTCP, with more than the path whose counters can be seen. */
 int ka_has_paths(ka_sock sock);
 /* Bytes that the owner has not read. */

@@ -326,6 +326,17 @@ int ka_has_paths(ka_sock sock) {
 #endif
 }
 
+int ka_name_while_open(ka_sock sock, uint64_t *name) {
+    struct stat seen;
+
+    if (fstat(sock, &seen) < 0)
+        return -errno;
+    *name = ((uint64_t)seen.st_ino ^
+             (uint64_t)sock * UINT64_C(0x9E3779B97F4A7C15)) |
+            1;
+    return 0;
+}
+
 int ka_unread(ka_sock sock, int64_t *bytes) {
     int unread = 0;
 
