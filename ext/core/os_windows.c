@@ -189,8 +189,9 @@ size_t ka_os_poll_room(size_t n) {
     return n * (sizeof(WSAPOLLFD) + sizeof(uint32_t));
 }
 
-#define KA_ENDED 64u /* found in here only: an end that nobody wants to read \
-                      */
+#define KA_ENDED                                                \
+    64u /* found in here only: an end that nobody wants to read \
+         */
 #define KA_LOOK_MS 10
 
 /* A hang-up alone is the peer's FIN, which a reader finds by reading. */
@@ -233,7 +234,7 @@ struct set {
 };
 
 /* One WSAPoll, of everybody or without those that have ended. */
-static int look(struct set *set, int timeout_ms, int everybody) {
+static int poll_once(struct set *set, int timeout_ms, int everybody) {
     struct ka_os_polled *one;
     ULONG used = 0, i;
     int count = 0;
@@ -286,7 +287,7 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
     int count;
 
     for (;;) {
-        count = look(&set, (int)left, 1);
+        count = poll_once(&set, (int)left, 1);
         if (count != 0 || set.ended == 0)
             break;
         if (timeout_ms >= 0) {
@@ -294,7 +295,7 @@ int ka_os_poll(struct ka_os_polled *polled, size_t n, int timeout_ms,
             left = left < 0 ? 0 : left > timeout_ms ? timeout_ms : left;
         }
         if (left != 0)
-            count = look(
+            count = poll_once(
                 &set, left > 0 && left < KA_LOOK_MS ? (int)left : KA_LOOK_MS,
                 0);
         if (count != 0 || left == 0)
