@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from stillalive import _backend as b
-from stillalive import _guarding, _impl, _pacing
+from stillalive import _impl, _pacing
 from stillalive import guard as guards
 from stillalive.guard import Guard, watch
 

@@ -14,7 +14,6 @@ from .serving import until
 fake, real = guarding.fake, guarding.real
 
 
-
 def test_lost_descriptors_are_replaced_and_watches_go_on(fake, tcp_pair, caplog, monkeypatch):
     a, _ = tcp_pair()
     seen = []

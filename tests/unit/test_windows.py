@@ -13,7 +13,7 @@ import pytest
 from stillalive import KeepAlive, NotSupportedError, capabilities, check, tune
 from stillalive._errors import os_error
 from stillalive.liveness import State
-from stillalive.selector import EVENT_READ, EVENT_WRITE, Selector
+from stillalive.selector import EVENT_READ, EVENT_WRITE
 
 from .. import needs
 from .serving import PATIENCE, Serving, read_all, until
