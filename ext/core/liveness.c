@@ -266,7 +266,9 @@ int ka_witness_begin(struct ka_witness *witness, ka_sock sock, int64_t now_ms,
     witness->began_ms = now_ms;
     witness->segs_in = witness->first.segs_in;
     rc = ka_identify(sock, &witness->identity);
-    if (rc < 0)
+    if (rc == -ENOTCONN) /* its end has taken the identity */
+        witness->identity = 0;
+    else if (rc < 0)
         return rc;
     rc = judge(sock, &witness->first, NULL, 0, verdict);
     if (rc == 0)
@@ -279,7 +281,7 @@ static int look(struct ka_witness *witness, struct ka_info *info,
     uint64_t identity;
     int rc = ka_identify(witness->sock, &identity);
 
-    if (rc < 0 && rc != -ENOTCONN) /* this: its end has taken the identity */
+    if (rc < 0 && rc != -ENOTCONN)
         return rc;
     if (rc == 0 && identity != witness->identity)
         return -EBADF;
@@ -357,6 +359,8 @@ int ka_question_ask(struct ka_question *question, int64_t now_ms,
         rc = ka_info(question->sock, &info);
     if (rc == 0 && !question->borrowed)
         rc = ka_read(question->sock, &question->saved, fault);
+    if (rc == -ENOTCONN) /* it has ended: the next look tells */
+        return 0;
     if (rc < 0)
         return rc;
     guard =
