@@ -6,7 +6,8 @@
 #                                  the model (docs/contributing.md)
 
 KQUEUED = poller poller_memory loop loop_time loop_wake loop_memory stream \
-	stream_ends stream_accept stream_memory stream_storm
+	stream_ends stream_accept stream_memory \
+	$(if $(filter plain,$(VARIANT)),stream_storm) # slow on the model
 KQUEUE_PIPED = kqueue poller poller_memory loop_wake
 KQUEUE_LOOP = $(filter-out poll/epoll,$(LOOP)) poll/kqueue
 KQUEUE_ALONE = kqueue poller poller_memory
