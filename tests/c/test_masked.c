@@ -264,35 +264,50 @@ static int dial(const struct sockaddr_in *from) {
     int sock = socket(AF_INET, SOCK_STREAM, 0), on = 1;
 
     setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    loop_need(bind(sock, (const struct sockaddr *)from, sizeof *from) == 0 &&
-                  connect(sock, (struct sockaddr *)&place, sizeof place) == 0,
-              "connect from the same port");
-    return sock;
+    if (bind(sock, (const struct sockaddr *)from, sizeof *from) == 0 &&
+        connect(sock, (struct sockaddr *)&place, sizeof place) == 0)
+        return sock;
+    close(sock);
+    return -1;
+}
+
+/* 0: somebody else has got the port meanwhile. */
+static int meet_again(struct pair *pair) {
+    struct sockaddr_in from;
+    socklen_t size = sizeof from;
+    uint64_t name = name_of(pair->far);
+    int number = pair->far;
+
+    getsockname(pair->near, (struct sockaddr *)&from, &size);
+    loop_reset(&pair->near);
+    close(pair->far);
+    pair->far = -1;
+    pair->near = dial(&from);
+    if (pair->near < 0)
+        return 0;
+    pair->far = accept(listener, NULL, NULL);
+    return CHECK_EQ(pair->far, number) && CHECK_EQ(name_of(pair->far), name);
 }
 
 static void the_next_of_the_same_ends_is_another(void) {
-    struct pair pair = meet();
-    struct sockaddr_in from;
-    socklen_t size = sizeof from;
-    uint64_t name;
+    struct pair pair;
     int64_t begun;
-    int number;
+    int tries = 0, met;
 
     settings.limits.unanswered_ms = 500;
     open_watcher();
-    getsockname(pair.near, (struct sockaddr *)&from, &size);
-    say(pair.near, "a long request");
-    hear(pair.far, "a long request");
-    step_for(400);
-    name = name_of(pair.far);
-    number = pair.far;
-    loop_reset(&pair.near);
-    close(pair.far);
-    pair.near = dial(&from);
-    pair.far = accept(listener, NULL, NULL);
-    loop_need(pair.far == number && name_of(pair.far) == name,
-              "the same number and the same name");
-    begun = ka_os_now_ms();
+    do {
+        pair = meet();
+        say(pair.near, "a long request");
+        hear(pair.far, "a long request");
+        step_for(400);
+        met = meet_again(&pair);
+        begun = ka_os_now_ms();
+        if (!met)
+            part(&pair);
+    } while (!met && ++tries < 20);
+    if (!CHECK(met))
+        return;
     say(pair.near, "GET");
     hear(pair.far, "GET");
     if (told_of(pair.far, KA_FOR_UNANSWERED)) {
