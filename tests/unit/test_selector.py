@@ -20,7 +20,6 @@ from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 from .. import needs
 from .selecting import seen
 
-
 R, W = EVENT_READ, EVENT_WRITE
 
 
@@ -235,7 +234,9 @@ def outcomes(make: Callable[[], Any], script: list[Callable[[Any, Any], Any]]) -
 
 
 def twin_of(mechanism: str) -> Callable[[], Any]:
-    name = {"epoll": "EpollSelector", "kqueue": "KqueueSelector", "poll": "PollSelector"}.get(mechanism)
+    name = {"epoll": "EpollSelector", "kqueue": "KqueueSelector", "poll": "PollSelector"}.get(
+        mechanism
+    )
     # What the library has on Windows is select alone.
     return getattr(selectors, name or "", selectors.SelectSelector)
 

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import threading
 import time
 import weakref
@@ -22,7 +21,6 @@ from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 from .. import needs
 from ..needs import resource
 from .selecting import LATE, TICK, advance, grace, just_before, seen
-
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 

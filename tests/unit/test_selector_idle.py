@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,7 +17,6 @@ from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
 from .. import needs
 from .selecting import LATE, TICK, advance, just_before, seen
-
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import socket
-import sys
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from hypothesis.stateful import (
 from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 
 from .selecting import TICK, grace
-
 
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 LATE_TICKS = 3

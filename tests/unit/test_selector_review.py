@@ -29,7 +29,6 @@ from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE, Selector
 from .. import needs
 from .selecting import LATE, advance, seen
 
-
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 
 

@@ -25,7 +25,6 @@ from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE
 from .. import needs
 from .selecting import LATE, advance, seen
 
-
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 LONG = 20
 """A wait that must be ended by something else."""

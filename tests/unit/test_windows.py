@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import sys
@@ -13,7 +14,7 @@ import pytest
 from stillalive import KeepAlive, NotSupportedError, capabilities, check, tune
 from stillalive._errors import os_error
 from stillalive.liveness import State
-from stillalive.selector import EVENT_READ, EVENT_WRITE, Selector
+from stillalive.selector import EVENT_READ, EVENT_WRITE
 
 from .. import needs
 from .serving import PATIENCE, Serving, read_all, until
@@ -42,7 +43,7 @@ def test_off_switches_off(impl, tcp_pair):
     needs.options(impl)
     a, _ = tcp_pair()
     tune(a, idle=60, interval=10)
-    tune(a, KeepAlive.off())
+    tune(a, KeepAlive.OFF)
     assert keepalive(a) == 0
 
 
@@ -114,7 +115,7 @@ def test_a_peers_end_gives_no_peace_to_nobody(impl):
 def test_a_peers_end_is_not_readiness_to_write(selector, pair):
     a, b = pair()
     a.setblocking(False)
-    with pytest.raises(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):
         while True:
             a.send(bytes(1_000_000))
     b.shutdown(socket.SHUT_WR)
