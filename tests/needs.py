@@ -41,7 +41,12 @@ proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in 
 resets = pytest.mark.skipif(
     WINE, reason="wine shuts a socket down before it closes it: its peer sees no reset"
 )
-_OPTIONS = {"idle": _backend.IDLE, "interval": _backend.INTERVAL, "count": _backend.COUNT}
+_OPTIONS = {
+    "idle": _backend.IDLE,
+    "interval": _backend.INTERVAL,
+    "count": _backend.COUNT,
+    "user_timeout": _backend.USER_TIMEOUT,
+}
 
 
 def options(impl: Backend, *names: str) -> None:

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+pytest.importorskip("fcntl", reason="the model of a kqueue asks whether numbers are open")
+
 from stillalive import _backend as b
 from stillalive import _impl
 from stillalive._pure import _pollers

@@ -9,6 +9,8 @@ import pytest
 from stillalive import PRESETS, KeepAlive, Preset, _rules
 from stillalive._backend import Backend
 
+from .. import needs
+
 L4 = [preset for preset in PRESETS.values() if preset.layer == "L4"]
 L7 = [preset for preset in PRESETS.values() if preset.layer == "L7"]
 
@@ -63,6 +65,7 @@ def test_planning_refreshes_an_l4_box_twice_in_time(preset: Preset, impl: Backen
 
 @each_l4
 def test_l4_box_and_a_deadline_can_be_met_together(preset: Preset, impl: Backend) -> None:
+    needs.options(impl, "user_timeout")
     policy = KeepAlive.plan(middlebox=preset.name, detect_within=30)
 
     assert policy.idle is not None

@@ -16,8 +16,6 @@ import pytest
 import stillalive
 from stillalive.selector import EVENT_IDLE, EVENT_READ, EVENT_WRITE
 
-from .. import needs
-
 R, W, I = EVENT_READ, EVENT_WRITE, EVENT_IDLE  # noqa: E741
 
 PRELUDE = """
@@ -60,6 +58,8 @@ selector.register(c, R, "c", idle_timeout=100)
 @pytest.fixture
 def run(impl, mechanism) -> Callable[[str], Any]:
     """Run a script after the prelude; return what it prints as JSON."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
     sources = str(Path(stillalive.__file__).parents[1])
     path = os.pathsep.join([sources, os.environ.get("PYTHONPATH", "")])
 
@@ -84,7 +84,6 @@ def run(impl, mechanism) -> Callable[[str], Any]:
     return act
 
 
-@needs.fork
 def test_after_a_fork_both_have_a_set_of_their_own(run):
     found = run("""
         before = fds()
@@ -111,7 +110,6 @@ def test_after_a_fork_both_have_a_set_of_their_own(run):
     assert found["parent"] == [{"a": R}, {"a": R, "c": R}]
 
 
-@needs.fork
 def test_what_a_child_unregisters_stays_with_the_parent(run):
     found = run("""
         in_child(lambda: selector.unregister(a) and None)
@@ -124,7 +122,6 @@ def test_what_a_child_unregisters_stays_with_the_parent(run):
     assert found == [{"a": R, "c": R}, 0]
 
 
-@needs.fork
 def test_a_child_wakes_itself_only(run):
     found = run("""
         selector.handle(a).idle_timeout = 0.01
@@ -145,7 +142,6 @@ def test_a_child_wakes_itself_only(run):
     assert found in ([[{}, True], {}, True], [[{"a": I}, True], {}, True])
 
 
-@needs.fork
 def test_a_wake_before_the_fork_is_kept_by_the_parent(run):
     found = run("""
         selector.wake()
@@ -157,7 +153,6 @@ def test_a_wake_before_the_fork_is_kept_by_the_parent(run):
     assert found == [{}, {}, True]
 
 
-@needs.fork
 def test_a_thread_forks_while_the_owner_waits(run):
     """The child has no owner that waits: it may use everything."""
     found = run("""
@@ -179,7 +174,6 @@ def test_a_thread_forks_while_the_owner_waits(run):
     assert found == [[[{"a": R}, "c", 1]], {"a": R}, {"a": R, "c": R}]
 
 
-@needs.fork
 def test_a_grandchild_and_idleness_across_forks(run):
     found = run("""
         selector._engine.freeze(2**32 - 5)
@@ -199,7 +193,6 @@ def test_a_grandchild_and_idleness_across_forks(run):
     assert found == [[{}, {"a": I, "c": I}, {}], {"a": I, "c": I}]
 
 
-@needs.fork
 def test_an_interrupt_from_outside_ends_the_process(run):
     found = run("""
         import signal

@@ -43,7 +43,7 @@ def test_off_switches_off(impl, tcp_pair):
     needs.options(impl)
     a, _ = tcp_pair()
     tune(a, idle=60, interval=10)
-    tune(a, KeepAlive.off())
+    tune(a, KeepAlive.OFF)
     assert keepalive(a) == 0
 
 
