@@ -75,8 +75,8 @@ cdef object _occurrence(const ka_occurrence *e):
     return _Occurrence(
         e.token, e.cause, e.klass, e.deed, e.dry_run != 0,
         _python_errno(e.err), e.sock, e.identity, _endpoint(&e.local),
-        _endpoint(&e.peer), e.at_ms, e.clock_ms, e.heard_ms, e.data_in_ms, e.data_out_ms, e.bytes_in,
-        e.bytes_out, e.unread, e.unsent)
+        _endpoint(&e.peer), e.at_ms, e.clock_ms, e.heard_ms, e.data_in_ms, e.data_out_ms,
+        e.bytes_in, e.bytes_out, e.unread, e.unsent)
 
 
 cdef dict _watcher_stats(const ka_watcher_stats *s):

@@ -51,6 +51,8 @@ class Capabilities:
 LOOPS = ("Selector", "Server")
 """What every system can do, by one of its mechanisms."""
 
+WATCHING = ("watch", "Guard")
+
 CALLS = (
     *("tune", "describe", "tcp_info", "check", "probe", "aprobe"),
     *("watch", "Guard", "autotune", *LOOPS),
@@ -105,6 +107,8 @@ def _call(here: System, name: str, has_options: bool, pure: bool) -> Capability:
     row = here.call(name)
     loop = name in LOOPS
     supported = row.supported and (has_options or loop)
+    if pure and name in WATCHING and here.key != "linux":  # its watcher is Linux's
+        supported = False
     native = " or ".join(_impl.backend.mechanisms()) if loop else row.native
     return Capability(
         name=name,

@@ -28,30 +28,30 @@ PURE = "the pure-Python path"
 
 _ROWS: dict[str, tuple[str, str, str, str, str, str]] = {
     # options
-    "enabled": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
-    "idle": (RAN, BUILT, BUILT, BUILT, NOT, BUILT),
-    "interval": (RAN, BUILT, BUILT, BUILT, NOT, BUILT),
+    "enabled": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
+    "idle": (RAN, BUILT, BUILT, BUILT, NOT, WINE8),
+    "interval": (RAN, BUILT, BUILT, BUILT, NOT, WINE8),
     "count": (RAN, BUILT, BUILT, BUILT, NOT, BUILT),
     "user_timeout": (RAN, BUILT, BUILT, NOT, NOT, BUILT),
     "rto_max": (RAN, NOT, NOT, NOT, NOT, NOT),
     # calls
-    "tune": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
-    "describe": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
+    "tune": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
+    "describe": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
     "tcp_info": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
-    "check": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
+    "check": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
     "probe": (RAN, NOT, BUILT, NOT, NOT, NOT),
     "aprobe": (RAN, NOT, BUILT, NOT, NOT, NOT),
-    "watch": (RAN, NOT, NOT, NOT, NOT, NOT),
-    "Guard": (RAN, NOT, NOT, NOT, NOT, NOT),
+    "watch": (RAN, BUILT, BUILT, NOT, NOT, NOT),
+    "Guard": (RAN, BUILT, BUILT, NOT, NOT, NOT),
     "autotune": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
-    "Selector": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
-    "Server": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
+    "Selector": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
+    "Server": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
     # what is under them
     "the loop on epoll": (RAN, NOT, NOT, NOT, NOT, NOT),
-    "the loop on kqueue": (NOT, BUILT, BUILT, BUILT, BUILT, NOT),
+    "the loop on kqueue": (NOT, LIBKQUEUE, LIBKQUEUE, LIBKQUEUE, LIBKQUEUE, NOT),
     "the loop on poll": (RAN, BUILT, BUILT, BUILT, BUILT, NOT),
-    "the loop on WSAPoll": (NOT, NOT, NOT, NOT, NOT, BUILT),
-    PURE: (RAN, SOURCE, SOURCE, SOURCE, SOURCE, SOURCE),
+    "the loop on WSAPoll": (NOT, NOT, NOT, NOT, NOT, WINE8),
+    PURE: (RAN, SOURCE, SOURCE, SOURCE, SOURCE, WINE8),
 }
 
 EVIDENCE: Mapping[str, Mapping[str, str]] = MappingProxyType(

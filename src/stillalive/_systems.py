@@ -228,6 +228,15 @@ def _darwin() -> System:
             Call("getsockopt(TCP_CONNECTION_INFO)", "OS X 10.11"),
             "kqueue, TCP_CONNECTION_INFO",
         )
+        | {
+            "watch": Call(
+                "TCP_KEEPCNT, TCP_CONNECTION_INFO looked at again and again", "OS X 10.11"
+            ),
+            "Guard": Call(
+                "TCP_CONNECTION_INFO looked at again and again, shutdown on a duplicate",
+                "OS X 10.11",
+            ),
+        }
         | _loops("kqueue or poll", "kqueue or poll"),
         sysctls=_SYSCTLS_MS,
     )
@@ -258,6 +267,10 @@ def _freebsd() -> System:
             "kqueue, TCP_INFO",
             Call("TCP_KEEPIDLE of 1 s, which arms the timer anew", "FreeBSD 9.0"),
         )
+        | {
+            "watch": Call("TCP_KEEPCNT; no idle_timeout", "FreeBSD 9.0"),
+            "Guard": Call("TCP_KEEPCNT; detect_within alone", "FreeBSD 9.0"),
+        }
         | _loops("kqueue or poll", "kqueue or poll"),
         sysctls=_SYSCTLS_MS,
     )

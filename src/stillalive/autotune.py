@@ -96,7 +96,10 @@ def autotune(policy: KeepAlive, *, listeners: bool = True, outgoing: bool = Fals
     One is installed however often this is called; each call keeps 100 bytes.
     Forked children keep it.
 
-    Linux; other systems: NotSupportedError so far. Threads: any. Errors:
+    What accepted sockets do not inherit (macOS: idle and user_timeout;
+    FreeBSD and Windows: user_timeout; NetBSD: all but keepalive itself) they
+    lack: an audit hook sees no accept. Where :func:`tune` has nothing to set:
+    NotSupportedError. Threads: any. Errors:
     TypeError, ValueError for a policy that sets nothing, or nothing to tune;
     NotSupportedError; StillAliveError if another audit hook forbids it.
     Source: PEP 578, tcp(7).

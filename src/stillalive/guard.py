@@ -159,8 +159,10 @@ class Guard:
     After a fork the child has a Guard of its own; at exit all are stopped.
     TLS, HTTP versions and frameworks do not matter: only counters are read.
 
-    Linux 4.12+. Other systems: NotSupportedError so far. Threads: any, for
-    every method. Errors: TypeError, ValueError naming argument, value and
+    Linux 4.12+. macOS: the same limits, from counters looked at again and
+    again, so up to 1 s later; connections must stand. FreeBSD: `detect_within`
+    alone. Other systems, and the pure-Python path but on Linux:
+    NotSupportedError naming the limit. Threads: any, for every method. Errors: TypeError, ValueError naming argument, value and
     what is allowed. Source: tcp(7), net/ipv4/tcp.c.
 
     >>> with Guard(never_spoke=10, unanswered=60, answered=75, dry_run=True) as guard:
