@@ -162,8 +162,9 @@ class Guard:
     Linux 4.12+. macOS: the same limits, from counters looked at again and
     again, so up to 1 s later; connections must stand. FreeBSD: `detect_within`
     alone. Other systems, and the pure-Python path but on Linux:
-    NotSupportedError naming the limit. Threads: any, for every method. Errors: TypeError, ValueError naming argument, value and
-    what is allowed. Source: tcp(7), net/ipv4/tcp.c.
+    NotSupportedError naming the limit. Threads: any, for every method. Errors:
+    TypeError, ValueError naming argument, value and what is allowed. Source:
+    tcp(7), net/ipv4/tcp.c.
 
     >>> with Guard(never_spoke=10, unanswered=60, answered=75, dry_run=True) as guard:
     ...     guard.update(answered=90)
