@@ -31,7 +31,7 @@ demo: $(DONE)/package ## set everything up and run `stillalive demo`
 
 test: $(DONE)/test ## set everything up and run the whole test suite; ARGS="-k tune" are pytest's
 ifeq ($(ARGS),)
-	@$(PY) -m pytest tests/os tests/integration
+	@$(PY) -m pytest -n 2 --dist loadfile tests/os tests/integration
 	@$(PY) -m pytest -n 4 tests/unit tests/contract
 else
 	@$(PY) -m pytest $(ARGS)
