@@ -218,7 +218,7 @@ static void storm_close(int i) {
 
 /* Every event is of somebody who is there, true, and due. */
 static void storm_check(void) {
-    int i, of, idle = 0;
+    int i, of;
 
     for (i = 0; i < loop.count; i++) {
         for (of = 0; of < STORM && storm[of].id != loop.event[i].id; of++)
@@ -227,7 +227,6 @@ static void storm_check(void) {
             !CHECK(ka_loop_entry(&loop, loop.event[i].id) != NULL))
             continue;
         if (loop.event[i].events & KA_IDLENESS) {
-            idle++;
             CHECK_EQ(loop.event[i].events, KA_IDLENESS);
             CHECK(!storm[of].told);
             CHECK(ka_tick_since(storm_now, storm[of].last) >
