@@ -10,7 +10,7 @@ i=0
 for program; do
     i=$((i + 1))
     echo "$i $program"
-done | xargs -P "${JOBS:-3}" -L 1 sh -c \
+done | xargs -P "${JOBS:-4}" -L 1 sh -c \
     '$runner "$2" >"$work/$1" 2>&1; echo $? >"$work/$1.rc"' sh
 total=0
 bad=0
