@@ -434,6 +434,8 @@ def test_capabilities_ask_the_kernel_too():
         assert (found.native, found.since) == ("TCP_MAXUNACKTIME", "FreeBSD 14.0")
         assert found.evidence == "not supported"
         assert capabilities()["probe"]
+        assert capabilities()["Guard"]
+    with installed("netbsd"):
         assert not capabilities()["Guard"]
 
 
