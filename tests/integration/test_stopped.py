@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is s
 CLIENTS = 200
 STOPPED = 3.0
 PAUSE = 0.2
+TOO_LATE = 0.8
+"""Most of the limit."""
 
 # The server tells each connection's data (the client's first byte) when it becomes idle.
 SERVER = """
@@ -105,33 +106,55 @@ class Server:
                 client.close()
 
 
-def ping_all(servers: list[Server], kinds: str, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def ping_all(servers: list[Server], kinds: str, seconds: float) -> float:
+    """Ping for so long; return the longest pause between two rounds."""
+    begun = last = time.monotonic()
+    longest = 0.0
+    while last < begun + seconds:
         for server in servers:
             server.ping(kinds)
         time.sleep(PAUSE)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    return longest
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[tuple[str, str], Any]]:
-    """Run all variants at the same time, for they mostly wait."""
+def told() -> dict[tuple[str, str], Any]:
+    """Run all variants at the same time, for they mostly wait.
+
+    On a machine too busy to ping in time those that are pinged are rightly
+    told: again, then.
+    """
+    for _ in range(5):
+        longest, found = run_all()
+        if longest < TOO_LATE:
+            break
+    return found
+
+
+def run_all() -> tuple[float, dict[tuple[str, str], Any]]:
     with contextlib.ExitStack() as stack:
-        servers = []
+        servers: list[Server] = []
+        longest = []
         for variant in available():
+            begun = time.monotonic()
             servers.append(Server(*variant))
             stack.callback(servers[-1].close)
-        ping_all(servers, "pws", 0.5)
+            for server in servers:  # the first ones wait for the last
+                server.ping("pws")
+            longest.append(time.monotonic() - begun)
+        longest.append(ping_all(servers, "pws", 0.5))
         for server in servers:
             server.process.send_signal(signal.SIGSTOP)
         ping_all(servers, "ps", STOPPED)
         for server in servers:
             server.process.send_signal(signal.SIGCONT)
-        ping_all(servers, "ps", PAUSE)  # those that waited take a moment, too
-        ping_all(servers, "pws", 1.2)
+        longest.append(ping_all(servers, "ps", PAUSE))  # those that waited take a moment, too
+        longest.append(ping_all(servers, "pws", 1.2))
         silent = time.monotonic()
-        ping_all(servers, "pw", 1.6)
-        yield {
+        longest.append(ping_all(servers, "pw", 1.6))
+        return max(longest), {
             variant: (silent, *server.end())
             for variant, server in zip(available(), servers, strict=True)
         }
