@@ -47,6 +47,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ends.h"
+#include "raw.h"
+
 #define KA_SOL_SOCKET 0xffff
 #define KA_LEVEL_TCP 6
 #define KA_SO_ACCEPTCONN 0x0002
@@ -275,33 +278,6 @@ unsigned ka_supported(void) {
 
 /* ---- identity ----------------------------------------------------------- */
 
-static uint64_t mix(uint64_t seed, const void *bytes, size_t size) {
-    const unsigned char *at = bytes;
-
-    while (size-- > 0)
-        seed = (seed ^ *at++) * UINT64_C(0x100000001b3); /* FNV-1a */
-    return seed;
-}
-
-static uint64_t mix_end(uint64_t seed, const struct sockaddr_storage *end) {
-    struct sockaddr_in four;
-    struct sockaddr_in6 six;
-    unsigned char family = (unsigned char)end->ss_family;
-
-    seed = mix(seed, &family, 1);
-    if (end->ss_family == AF_INET) {
-        memcpy(&four, end, sizeof four);
-        seed = mix(seed, &four.sin_port, sizeof four.sin_port);
-        seed = mix(seed, &four.sin_addr, sizeof four.sin_addr);
-    } else if (end->ss_family == AF_INET6) {
-        memcpy(&six, end, sizeof six);
-        seed = mix(seed, &six.sin6_port, sizeof six.sin6_port);
-        seed = mix(seed, &six.sin6_addr, sizeof six.sin6_addr);
-        seed = mix(seed, &six.sin6_scope_id, sizeof six.sin6_scope_id);
-    }
-    return seed;
-}
-
 int ka_identify(ka_sock sock, uint64_t *identity) {
     struct sockaddr_storage local, peer;
     socklen_t size = sizeof local;
@@ -325,7 +301,7 @@ int ka_identify(ka_sock sock, uint64_t *identity) {
             return rc;
         memset(&peer, 0, sizeof peer); /* it has had none yet */
     }
-    seed = mix_end(mix_end(UINT64_C(0xcbf29ce484222325), &local), &peer);
+    seed = ka_mix_end(ka_mix_end(KA_MIX_SEED, &local, 0), &peer, 0);
     *identity = seed ? seed : 1;
     return 0;
 }
@@ -382,15 +358,6 @@ int ka_pending(ka_sock sock, struct ka_pending *pending) {
 }
 
 /* ---- TCP_INFO ----------------------------------------------------------- */
-
-static int64_t u32_at(const unsigned char *raw, socklen_t size, int offset) {
-    uint32_t value;
-
-    if ((size_t)offset + sizeof value > size)
-        return -1;
-    memcpy(&value, raw + offset, sizeof value);
-    return value;
-}
 
 static int64_t state_of(unsigned char native) {
     static const unsigned char states[] = {

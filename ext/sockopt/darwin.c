@@ -89,17 +89,8 @@ static const struct ka_row ka_rows[KA_OPTIONS] = {
 const int ka_set_order[KA_OPTIONS] = {KA_COUNT,        KA_ENABLED, KA_INTERVAL,
                                       KA_USER_TIMEOUT, KA_RTO_MAX, KA_IDLE};
 
-static int64_t u64_at(const unsigned char *raw, socklen_t size, int offset) {
-    uint64_t value;
-
-    if ((size_t)offset + sizeof value > size)
-        return -1;
-    memcpy(&value, raw + offset, sizeof value);
-    return (int64_t)value;
-}
-
 static int64_t us_at(const unsigned char *raw, socklen_t size, int offset) {
-    int64_t ms = u32_at(raw, size, offset);
+    int64_t ms = ka_u32_at(raw, size, offset);
 
     return ms < 0 ? -1 : ms * 1000;
 }
@@ -116,13 +107,13 @@ int ka_info(ka_sock sock, struct ka_info *info) {
         info->rto_us = -1;
     info->rtt_us = us_at(raw, size, 44);
     info->rttvar_us = us_at(raw, size, 48);
-    info->snd_wnd = u32_at(raw, size, 28);
-    info->notsent_bytes = u32_at(raw, size, 32);
-    info->data_segs_out = u64_at(raw, size, 56);
-    info->bytes_sent = u64_at(raw, size, 64);
-    info->bytes_retrans = u64_at(raw, size, 72);
-    info->data_segs_in = u64_at(raw, size, 80);
-    info->bytes_received = u64_at(raw, size, 88);
-    info->total_retrans = u64_at(raw, size, 104);
+    info->snd_wnd = ka_u32_at(raw, size, 28);
+    info->notsent_bytes = ka_u32_at(raw, size, 32);
+    info->data_segs_out = ka_u64_at(raw, size, 56);
+    info->bytes_sent = ka_u64_at(raw, size, 64);
+    info->bytes_retrans = ka_u64_at(raw, size, 72);
+    info->data_segs_in = ka_u64_at(raw, size, 80);
+    info->bytes_received = ka_u64_at(raw, size, 88);
+    info->total_retrans = ka_u64_at(raw, size, 104);
     return 0;
 }

@@ -132,13 +132,13 @@ int ka_info(ka_sock sock, struct ka_info *info) {
 
     if (rc <= 0)
         return rc;
-    silent_us = u32_at(raw, size, 52);
+    silent_us = ka_u32_at(raw, size, 52);
     info->last_ack_recv_ms = silent_us < 0 ? -1 : silent_us / 1000;
-    info->rto_us = u32_at(raw, size, 8);
-    info->rtt_us = u32_at(raw, size, 68);
-    info->rttvar_us = u32_at(raw, size, 72);
-    info->snd_wnd = u32_at(raw, size, 100);
-    info->total_retrans = u32_at(raw, size, 120);
+    info->rto_us = ka_u32_at(raw, size, 8);
+    info->rtt_us = ka_u32_at(raw, size, 68);
+    info->rttvar_us = ka_u32_at(raw, size, 72);
+    info->snd_wnd = ka_u32_at(raw, size, 100);
+    info->total_retrans = ka_u32_at(raw, size, 120);
     return 0;
 }
 

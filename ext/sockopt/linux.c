@@ -28,6 +28,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "raw.h"
 #include "sockopt.h"
 
 #include <errno.h>
@@ -156,24 +157,6 @@ int ka_identify(ka_sock sock, uint64_t *identity) {
     return 0;
 }
 
-static int64_t u32_at(const unsigned char *raw, socklen_t size, int offset) {
-    uint32_t value;
-
-    if ((socklen_t)offset + sizeof value > size)
-        return -1;
-    memcpy(&value, raw + offset, sizeof value);
-    return value;
-}
-
-static int64_t u64_at(const unsigned char *raw, socklen_t size, int offset) {
-    uint64_t value;
-
-    if ((socklen_t)offset + sizeof value > size)
-        return -1;
-    memcpy(&value, raw + offset, sizeof value);
-    return (int64_t)value;
-}
-
 int ka_info(ka_sock sock, struct ka_info *info) {
     unsigned char raw[KA_INFO_BYTES];
     socklen_t size = sizeof raw;
@@ -186,25 +169,25 @@ int ka_info(ka_sock sock, struct ka_info *info) {
     info->retransmits = raw[2];
     info->probes = raw[3];
     info->backoff = raw[4];
-    info->rto_us = u32_at(raw, size, 8);
-    info->unacked = u32_at(raw, size, 24);
-    info->last_data_sent_ms = u32_at(raw, size, 44);
-    info->last_data_recv_ms = u32_at(raw, size, 52);
-    info->last_ack_recv_ms = u32_at(raw, size, 56);
-    info->rtt_us = u32_at(raw, size, 68);
-    info->rttvar_us = u32_at(raw, size, 72);
-    info->total_retrans = u32_at(raw, size, 100);
-    info->bytes_acked = u64_at(raw, size, 120);
-    info->bytes_received = u64_at(raw, size, 128);
-    info->segs_out = u32_at(raw, size, 136);
-    info->segs_in = u32_at(raw, size, 140);
-    info->notsent_bytes = u32_at(raw, size, 144);
-    info->min_rtt_us = u32_at(raw, size, 148);
-    info->data_segs_in = u32_at(raw, size, 152);
-    info->data_segs_out = u32_at(raw, size, 156);
-    info->bytes_sent = u64_at(raw, size, 200);
-    info->bytes_retrans = u64_at(raw, size, 208);
-    info->snd_wnd = u32_at(raw, size, 228);
+    info->rto_us = ka_u32_at(raw, size, 8);
+    info->unacked = ka_u32_at(raw, size, 24);
+    info->last_data_sent_ms = ka_u32_at(raw, size, 44);
+    info->last_data_recv_ms = ka_u32_at(raw, size, 52);
+    info->last_ack_recv_ms = ka_u32_at(raw, size, 56);
+    info->rtt_us = ka_u32_at(raw, size, 68);
+    info->rttvar_us = ka_u32_at(raw, size, 72);
+    info->total_retrans = ka_u32_at(raw, size, 100);
+    info->bytes_acked = ka_u64_at(raw, size, 120);
+    info->bytes_received = ka_u64_at(raw, size, 128);
+    info->segs_out = ka_u32_at(raw, size, 136);
+    info->segs_in = ka_u32_at(raw, size, 140);
+    info->notsent_bytes = ka_u32_at(raw, size, 144);
+    info->min_rtt_us = ka_u32_at(raw, size, 148);
+    info->data_segs_in = ka_u32_at(raw, size, 152);
+    info->data_segs_out = ka_u32_at(raw, size, 156);
+    info->bytes_sent = ka_u64_at(raw, size, 200);
+    info->bytes_retrans = ka_u64_at(raw, size, 208);
+    info->snd_wnd = ka_u32_at(raw, size, 228);
     return 0;
 }
 

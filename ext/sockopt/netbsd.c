@@ -83,7 +83,7 @@ int ka_info(ka_sock sock, struct ka_info *info) {
 
     if (rc <= 0)
         return rc;
-    info->total_retrans = u32_at(raw, size, 120);
+    info->total_retrans = ka_u32_at(raw, size, 120);
     return 0;
 }
 

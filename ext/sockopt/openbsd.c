@@ -57,7 +57,7 @@ const int ka_set_order[KA_OPTIONS] = {KA_ENABLED, KA_IDLE,         KA_INTERVAL,
                                       KA_COUNT,   KA_USER_TIMEOUT, KA_RTO_MAX};
 
 static int64_t ms_at(const unsigned char *raw, socklen_t size, int offset) {
-    int64_t us = u32_at(raw, size, offset);
+    int64_t us = ka_u32_at(raw, size, offset);
 
     return us < 0 ? -1 : us / 1000;
 }
@@ -71,8 +71,8 @@ int ka_info(ka_sock sock, struct ka_info *info) {
         return rc;
     info->last_ack_recv_ms = ms_at(raw, size, 52);
     info->last_data_sent_ms = ms_at(raw, size, 44);
-    info->rto_us = u32_at(raw, size, 8);
-    info->rtt_us = u32_at(raw, size, 68);
-    info->rttvar_us = u32_at(raw, size, 72);
+    info->rto_us = ka_u32_at(raw, size, 8);
+    info->rtt_us = ka_u32_at(raw, size, 68);
+    info->rttvar_us = ka_u32_at(raw, size, 72);
     return 0;
 }

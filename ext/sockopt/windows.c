@@ -72,7 +72,7 @@
 #include <string.h>
 
 #include "atomics.h"
-#include "windows_ends.h"
+#include "ends.h"
 #include "windows_errors.h"
 #include "windows_layout.h"
 

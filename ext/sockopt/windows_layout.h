@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "raw.h"
 #include "sockopt.h"
 
 #define KA_TCP_KEEPIDLE 3
@@ -37,20 +38,6 @@ struct ka_vals { /* as SIO_KEEPALIVE_VALS takes them */
     uint32_t interval_ms;
 };
 
-static inline int64_t ka_u32_at(const unsigned char *raw, int offset) {
-    uint32_t value;
-
-    memcpy(&value, raw + offset, sizeof value);
-    return value;
-}
-
-static inline int64_t ka_u64_at(const unsigned char *raw, int offset) {
-    uint64_t value;
-
-    memcpy(&value, raw + offset, sizeof value);
-    return (int64_t)value;
-}
-
 /* By Windows' numbers. */
 static const unsigned char ka_states[] = {
     KA_TCP_CLOSE,       KA_TCP_LISTEN,    KA_TCP_SYN_SENT,  KA_TCP_SYN_RECV,
@@ -60,20 +47,21 @@ static const unsigned char ka_states[] = {
 /* Leaves alone what is not told. */
 static inline void ka_info_decode(const unsigned char *raw,
                                   struct ka_info *info) {
-    int64_t state = ka_u32_at(raw, 0), mss = ka_u32_at(raw, 4);
-    int64_t in_flight = ka_u32_at(raw, 28);
+    int64_t state = ka_u32_at(raw, KA_INFO_V0_BYTES, 0),
+            mss = ka_u32_at(raw, KA_INFO_V0_BYTES, 4);
+    int64_t in_flight = ka_u32_at(raw, KA_INFO_V0_BYTES, 28);
 
     if (state < (int64_t)sizeof ka_states)
         info->state = ka_states[state];
     if (mss <= 0)
         mss = 1;
     info->unacked = (in_flight + mss - 1) / mss;
-    info->rtt_us = ka_u32_at(raw, 20);
-    info->min_rtt_us = ka_u32_at(raw, 24);
-    info->snd_wnd = ka_u32_at(raw, 36);
-    info->bytes_sent = ka_u64_at(raw, 48);
-    info->bytes_received = ka_u64_at(raw, 56);
-    info->bytes_retrans = ka_u32_at(raw, 68);
+    info->rtt_us = ka_u32_at(raw, KA_INFO_V0_BYTES, 20);
+    info->min_rtt_us = ka_u32_at(raw, KA_INFO_V0_BYTES, 24);
+    info->snd_wnd = ka_u32_at(raw, KA_INFO_V0_BYTES, 36);
+    info->bytes_sent = ka_u64_at(raw, KA_INFO_V0_BYTES, 48);
+    info->bytes_received = ka_u64_at(raw, KA_INFO_V0_BYTES, 56);
+    info->bytes_retrans = ka_u32_at(raw, KA_INFO_V0_BYTES, 68);
 }
 
 KA_SAME(SOL_SOCKET, 0xFFFF);

@@ -87,7 +87,7 @@ bite takes-the-error $linux \
 bite peeks $linux \
     's/int unread = 0;/&\n    recv(sock, \&unread, 1, MSG_PEEK);/' \
     plain test_verdict recv
-bite reads-too-far $linux 's/offset + sizeof value > size/offset > size/' \
+bite reads-too-far sockopt/raw.h 's/offset + sizeof value > size/offset > size/' \
     plain test_info every_length_is_decoded
 bite overflow $linux 's/socklen_t size = sizeof raw;/socklen_t size = 512;/' \
     asan test_info AddressSanitizer
@@ -408,7 +408,7 @@ bite half-closed-is-over $bsd 's/pending->rdhup \&\& sent_eof/pending->rdhup || 
     plain test_openbsd pictures_of_a_kqueue
 bite linux-states $bsd 's/? states\[native\] : -1/? (int)native : -1/' \
     plain test_openbsd states_are_mapped
-bite one-end-only $bsd 's/mix_end(mix_end(\(.*\), &local), &peer)/mix_end(\1, \&local)/' \
+bite one-end-only $bsd 's/mix_end(ka_mix_end(\(.*\), &local, 0), &peer, 0)/mix_end(\1, \&local, 0)/' \
     plain test_openbsd identity_is_both_ends
 bite datagrams-are-tcp $bsd 's/kind.protocol != KA_LEVEL_TCP/kind.protocol < 0/' \
     plain test_darwin what_is_not_tcp_is_refused

@@ -44,10 +44,11 @@ SIBLINGS_APART = frozenset(("_pure", "_core", "tuning", "liveness"))
 FOLDER_HEADERS = {
     "ext/sockopt": {
         "bsd.h",
+        "ends.h",
+        "raw.h",
         "sockopt.h",
         "unsupported.h",
         "stillalive.h",
-        "windows_ends.h",
         "windows_errors.h",
         "windows_layout.h",
     },

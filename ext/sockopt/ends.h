@@ -1,10 +1,10 @@
-/* windows_ends.h - the two ends of a socket, mixed into the number that names
- * it: Windows has no other name for one. Port, address and scope count, and
- * not the rest, which differs between two answers. Include it after
- * winsock2.h and ws2tcpip.h.
+/* ends.h - the two ends of a socket, mixed into the number that names it where
+ * the system has no other name for one. Port, address and scope count, and
+ * not the rest, which differs between two answers. Include it after the
+ * system's headers of sockets.
  */
-#ifndef KA_WINDOWS_ENDS_H
-#define KA_WINDOWS_ENDS_H
+#ifndef KA_ENDS_H
+#define KA_ENDS_H
 
 #include <stddef.h>
 #include <stdint.h>
