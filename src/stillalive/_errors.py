@@ -139,10 +139,6 @@ def _needs(what: str) -> str:
     return ""
 
 
-_CRT = {109: errno.ENOPROTOOPT, 126: errno.ENOTCONN, 130: errno.EOPNOTSUPP}
-"""Numbers of Windows' C library; Python and the sockets there have others."""
-
-
 def meaning(code: int) -> str:
     """Say what an error number means; on Windows ``os.strerror`` does not know those of sockets."""
     of_sockets: dict[int, str] = getattr(socket, "errorTab", {})
@@ -156,8 +152,6 @@ def os_error(code: int) -> OSError:
 
 def fault(code: int, call: str, kind: Kind | None) -> OSError:
     """Build the error for a system call that failed with `code`."""
-    if sys.platform == "win32":
-        code = _CRT.get(code, code)
     if code in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
         return not_supported(call, kind, code)
     if code == errno.ENOTCONN:
