@@ -72,7 +72,7 @@ variant 'a lost name is another name' windows.c \
     's/!= -ENOTCONN || has_ended(sock))/!= -ENOTCONN)/'
 variant 'segments are rounded down' windows_layout.h 's|(in_flight + mss - 1) / mss|in_flight / mss|'
 variant 'bytes are swapped' windows_layout.h \
-    's|info->bytes_sent = ka_u64_at(raw, 48)|info->bytes_sent = ka_u64_at(raw, 56)|'
+    '/info->bytes_sent/s|, 48)|, 56)|'
 
 rm -rf "$work"
 [ "$failed" -eq 0 ] || exit 1
