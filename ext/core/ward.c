@@ -1,11 +1,17 @@
 /* ward.c - one connection under watch: where it is kept, and a look at it.
  *
- * A look asks the bare number, because that costs two system calls and a
- * duplicate four more. What it learns may be wrong: between the question who
- * that is and the question how it does, the owner can have closed the number
- * and another thread can have opened it. So nothing follows from a look but
- * when to look again, and that deed.c is to ask the same on a duplicate.
- * Told "gone", too, is only what asked for the identity alone.
+ * A look asks the bare number, because that costs a system call or two and a
+ * duplicate four more. What it learns may be wrong: the owner can have closed
+ * the number and another thread can have opened it. So nothing follows from a
+ * look but when to look again, and that deed.c is to ask the same on a
+ * duplicate. Told "gone", too, is only what asked for the identity alone.
+ *
+ * For the same reason most looks do not ask who that is: of the time of a look
+ * it was a third. Whoever was found is asked at the first look, for discovery
+ * may have seen two sockets; from then on each pass of discovery asks every
+ * number, and takes a ward back whose number means something else. Nobody does
+ * that for what is watched or has ended, and where a connection is named by
+ * its ends the clocks of sample.c are at stake.
  *
  * Wards lie in pages beside those of the table and never move, so that a
  * pointer holds while others are added. An id is a number that a slot had at
@@ -289,6 +295,11 @@ static int is_same(const struct ka_ward *ward) {
            identity == ward->identity;
 }
 
+static int needs_name(const struct ka_ward *ward) {
+    return KA_NAMED_BY_ENDS || !(ward->flags & KA_WARD_BEGUN) ||
+           (ward->flags & (KA_WARD_WATCHED | KA_WARD_ENDING | KA_WARD_ENDED));
+}
+
 static void limits_of(const struct ka_watcher *watcher,
                       const struct ka_ward *ward, struct ka_limits *out) {
     if (!(ward->flags & KA_WARD_WATCHED)) {
@@ -494,7 +505,8 @@ void ka_ward_look(struct ka_watcher *watcher, struct ka_ward *ward,
     int64_t again;
 
     watcher->stats.looks++;
-    if (!is_same(ward) || ka_ward_ask(ward, ward->sock, &info, now_ms) < 0)
+    if ((needs_name(ward) && !is_same(ward)) ||
+        ka_ward_ask(ward, ward->sock, &info, now_ms) < 0)
         again = is_nameless(ward) ? ka_deed_nameless(watcher, ward, now_ms)
                                   : ka_deed_gone(watcher, ward, now_ms);
     else if (ward->flags & KA_WARD_ENDING)

@@ -319,6 +319,8 @@ discover=core/discover.c
 
 bite by-number $deed 's/rc == 0 && identity == ward->identity/rc == 0/' \
     plain test_watcher_threads a_number_that_changes_between_look_and_deed
+bite nameless-watch $ward 's/(ward->flags & (KA_WARD_WATCHED | KA_WARD_ENDING | KA_WARD_ENDED))/0/' \
+    plain test_watcher_watch a_number_that_means_another_ends_the_watch
 bite unread-is-silence $deed 's/deed->unread > 0) &&/deed->unread > 99999) \&\&/' \
     plain test_watcher_deeds unread_bytes_spare_until_they_are_read
 bite stop-is-silence $watcher 's/> KA_STALLED_MS/> 100 * KA_STALLED_MS/' \

@@ -283,6 +283,25 @@ static void a_held_watch_waits_and_still_tells_a_reset(void) {
     part(&pair);
 }
 
+static void a_number_that_means_another_ends_the_watch(void) {
+    struct pair old, fresh;
+    int64_t token;
+
+    settings.discover = 0;
+    open_watcher();
+    old = meet();
+    token = watch(old.near, KA_NO_TIME, 60000, KA_DEED_ABORT);
+    step_for(30);
+    fresh = meet();
+    CHECK_EQ(dup2(fresh.near, old.near), old.near);
+    CHECK(told() && event.cause == KA_FOR_GONE);
+    CHECK_EQ(event.token, token);
+    CHECK_EQ(STAT(watched), 0);
+    CHECK(is_well(fresh.near) && is_well(fresh.far));
+    part(&old);
+    part(&fresh);
+}
+
 int main(void) {
     test.before = begin_case;
     test.after = end_case;
@@ -296,5 +315,6 @@ int main(void) {
     RUN(a_cancelled_watch_is_silent);
     RUN(one_socket_may_have_several);
     RUN(a_held_watch_waits_and_still_tells_a_reset);
+    RUN(a_number_that_means_another_ends_the_watch);
     return test_report("test_watcher_watch");
 }
