@@ -53,7 +53,7 @@ soak: $(DONE)/test ## abuse a guarded server for MINUTES (default 10) and see th
 docs: $(DONE)/docs $(DONE)/test ## build the documentation and run its examples
 	@$(MAKE) -C docs all PYTHON="$(CURDIR)/$(PY)"
 
-bench: $(DONE)/bench ## run the benchmarks; ARGS are theirs
+bench: $(DONE)/bench $(DONE)/servers ## run the benchmarks; ARGS are theirs
 	@$(PY) -m benchmarks $(ARGS)
 
 bench-smoke: $(DONE)/bench ## see that every benchmark runs

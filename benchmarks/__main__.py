@@ -9,7 +9,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import auditing, checking, guarding, probing, selecting, serving, touching, tracking, tuning
+from . import (
+    auditing,
+    checking,
+    guarding,
+    probing,
+    reaping,
+    selecting,
+    serving,
+    touching,
+    tracking,
+    tuning,
+)
 from .machine import describe_machine, load, neutral_name
 from .report import as_json, as_markdown, show
 from .sockets import verify_switch
@@ -31,6 +42,7 @@ _FULL = Effort(
     wide_rounds=5,
     serve_ms=500,
     tracked=1_000_000,
+    stuck=200,
 )
 _SMOKE = Effort(
     rounds=2,
@@ -45,6 +57,7 @@ _SMOKE = Effort(
     wide_rounds=1,
     serve_ms=60,
     tracked=10_000,
+    stuck=4,
 )
 _TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "tune": tuning.tune,
@@ -59,6 +72,7 @@ _TOPICS: dict[str, Callable[[Bench], Topic]] = {
     "accept": serving.accept,
     "audit": auditing.audit,
     "guard": guarding.guard,
+    "reap": reaping.reap,
 }
 
 

@@ -113,7 +113,8 @@ def _print_plainly(table: _Table) -> None:
 def _tables(topics: Sequence[Topic]) -> list[_Table]:
     found = []
     for topic in topics:
-        found.append(_times(topic))
+        if topic.rows:
+            found.append(_times(topic))
         if topic.facts is not None:
             found.append(_facts(topic.facts))
     goals = [goal for topic in topics for goal in topic.goals]

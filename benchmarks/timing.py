@@ -56,6 +56,8 @@ class Effort:
     """What one server may take in one round."""
     tracked: int
     """Connections in the largest deadline table."""
+    stuck: int
+    """Connections of each server that a Guard is to end."""
 
 
 @dataclass(frozen=True)

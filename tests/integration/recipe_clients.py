@@ -354,11 +354,13 @@ def limit_of(server: Server, kind: str) -> float:
     return LIMITS[STUCK[kind]]
 
 
-async def attend(server: Running, authority: ssl.SSLContext) -> Outcome:
+async def attend(
+    server: Running, authority: ssl.SSLContext, speech: Speech | None = None
+) -> Outcome:
     """Be all clients of one server."""
     outcome = Outcome()
     clients = Clients(server, outcome, authority)
-    speech = speech_of(server.server, secured=server.secured)
+    speech = speech or speech_of(server.server, secured=server.secured)
     throughout = bool(speech.healthy)
     looking = asyncio.create_task(look_for_stalls(outcome))
     async with asyncio.TaskGroup() as group:

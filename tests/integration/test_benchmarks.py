@@ -145,6 +145,7 @@ ROWS = {
         )
         for how in ("alone", "guarded")
     },
+    "reap": set(),
     "audit": {
         f"{job}, {hook}"
         for job in (
@@ -234,6 +235,15 @@ def test_what_each_way_sees_is_measured(output):
         assert all(cell.startswith("right: ") for cell in cases)
         assert reset_left == "yes"
     assert len(answers) == 5
+
+
+def test_who_is_stuck_is_ended_and_the_others_are_served(output):
+    facts = next(topic["facts"] for topic in output.found["topics"] if topic["key"] == "reap")
+    ((server, stuck, ended, _, asked, answered, *_, cut),) = facts["rows"]
+    assert server == "http.server"
+    assert stuck == ended == "4"
+    assert asked == answered != "0"
+    assert cut == "0"
 
 
 def test_each_server_row_divides_its_cpu_into_user_and_system(output):
