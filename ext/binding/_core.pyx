@@ -128,7 +128,8 @@ def tcp_info(ka_sock fd):
             i.last_data_recv_ms, i.last_ack_recv_ms, i.total_retrans,
             i.bytes_acked, i.bytes_received, i.segs_out, i.segs_in,
             i.notsent_bytes, i.data_segs_in, i.data_segs_out, i.bytes_sent,
-            i.bytes_retrans, i.snd_wnd)
+            i.bytes_retrans, i.snd_wnd, i.snd_nxt, i.snd_max, i.rcv_nxt,
+            i.queued_bytes)
 
 
 def check(ka_sock fd):

@@ -30,11 +30,14 @@
  * it the connection is disconnected after a while, by a reset; but that
  * throws away what has not been read, so not as long as there is something.
  * For any other cause the peer's kernel is alive and would answer: that one
- * is disconnected at once. Not every system can disconnect. On the BSDs and
- * macOS the kernel gives up, unasked, whoever has been silent for longer than
- * his keepalive allows: with the shortest values that is two seconds of
+ * is disconnected at once. Not every system can disconnect. On macOS and
+ * FreeBSD the kernel gives up, unasked, whoever has been silent for longer
+ * than his keepalive allows: with the shortest values that is two seconds of
  * silence, which an idle connection has behind it or will have soon. So it is
  * pressed until then, and never shut down instead: an end would be a lie.
+ * (OpenBSD has no times for one connection. NetBSD has, but the idle time
+ * does not keep its timer quiet, and what the owner had cannot be read, to be
+ * left as it was when the pressing fails. There nobody can order an abort.)
  *
  * A name is lost. Where connections are named by their ends a dead one has no
  * name any more, and no peer. Nothing is done then, so nobody can be hit; it
@@ -95,7 +98,13 @@ struct deed {
 
 /* ---- telling ------------------------------------------------------------ */
 
-static int64_t heard_ms(const struct ka_info *info) {
+/* A clock of ours begins at our first look: where the kernel has one, too, of
+ * segments of any kind, that is the one. */
+static int64_t heard_ms(const struct deed *deed) {
+    const struct ka_info *info = &deed->info;
+
+    if (deed->ward->sample.begun && info->last_ack_recv_ms >= 0)
+        return info->last_ack_recv_ms;
     return ka_sooner(info->last_ack_recv_ms, info->last_data_recv_ms);
 }
 
@@ -116,7 +125,7 @@ static void tell(const struct deed *deed) {
         .peer = deed->peer,
         .at_ms = deed->now_ms,
         .clock_ms = deed->judged.clock_ms,
-        .heard_ms = heard_ms(info),
+        .heard_ms = heard_ms(deed),
         /* The clocks run from the handshake when there was no payload. */
         .data_in_ms = info->bytes_received > 0 ? info->last_data_recv_ms : -1,
         .data_out_ms = info->bytes_sent > 0 ? info->last_data_sent_ms : -1,

@@ -137,7 +137,8 @@ static int is_ending(const struct ka_info *info) {
 }
 
 static int is_sending(const struct ka_info *info) {
-    return info->unacked > 0 || info->notsent_bytes > 0;
+    return info->unacked > 0 || info->notsent_bytes > 0 ||
+           info->queued_bytes > 0;
 }
 
 /* 1, 0, or -1 not told. The peer's end counts as a byte received, the

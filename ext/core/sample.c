@@ -53,6 +53,22 @@
  * Another connection. Where a connection is named by its two ends, the next
  * one of the same ends bears the same name. Its counters begin at nothing: a
  * counter that has gone back says that this is not the one we knew.
+ *
+ * Numbers that only move. The BSDs do not even count; they tell the sequence
+ * numbers of a connection. One that is another at this look than at the last
+ * says that payload, or an end, moved in its direction meanwhile; what had
+ * moved before the first look, and so who spoke last, it does not say. So
+ * there are two clocks, each since its number moved, or since the first look;
+ * they serve the limit of idleness, and no class can be told from them: the
+ * bytes and segments in `info` stay untold, and the judge finds none. Numbers
+ * have 32 bits and begin anywhere; a retransmission sets the next to be sent
+ * back, and forward again. They are only compared: any other is movement,
+ * however far, and whichever way. That can make a clock start late, never
+ * early. The next connection of the same ends has other numbers, too, and
+ * begins anew with them. (Two looks between which each direction moved by a
+ * multiple of 4 GiB, or not at all, pass for rest.) No probe moves a number,
+ * with or without a byte of old data; but nor do bytes that wait for a shut
+ * window, so where the send buffer is not told nothing passes for idle.
  */
 #include "sample.h"
 
@@ -92,9 +108,17 @@ static int is_connected(const struct ka_info *info) {
            info->state != KA_TCP_SYN_RECV;
 }
 
+static int are_counted(const struct ka_info *info) {
+    return count_in(info) >= 0 && count_out(info) >= 0;
+}
+
+static int are_numbered(const struct ka_info *info) {
+    return info->snd_nxt >= 0 && info->rcv_nxt >= 0;
+}
+
 int ka_sample_needed(const struct ka_info *info) {
     return (info->last_data_recv_ms < 0 || info->last_data_sent_ms < 0) &&
-           is_connected(info) && count_in(info) >= 0 && count_out(info) >= 0;
+           is_connected(info) && (are_counted(info) || are_numbered(info));
 }
 
 static int64_t first_sent(const struct ka_info *info) {
@@ -198,12 +222,32 @@ static void fill(const struct ka_sample *sample, struct ka_info *info,
         info->bytes_acked = sample->taken;
 }
 
+/* The same by numbers that only move. */
+static void see_movement(struct ka_sample *sample, struct ka_info *info,
+                         int64_t read_ms, int64_t now_ms) {
+    if (!sample->begun || info->rcv_nxt != sample->rcv_nxt)
+        sample->in_ms = read_ms;
+    if (!sample->begun || info->snd_nxt != sample->snd_nxt ||
+        info->snd_max != sample->snd_max)
+        sample->out_ms = read_ms;
+    sample->begun = 1;
+    sample->snd_nxt = info->snd_nxt;
+    sample->snd_max = info->snd_max;
+    sample->rcv_nxt = info->rcv_nxt;
+    info->last_data_recv_ms = elapsed(now_ms, sample->in_ms);
+    info->last_data_sent_ms = elapsed(now_ms, sample->out_ms);
+}
+
 int ka_sample_look(struct ka_sample *sample, struct ka_info *info,
                    int64_t read_ms, int64_t now_ms) {
     int64_t in = count_in(info), out = count_out(info);
 
     if (!ka_sample_needed(info))
         return 0;
+    if (!are_counted(info)) {
+        see_movement(sample, info, read_ms, now_ms);
+        return 1;
+    }
     if (sample->begun && (in < sample->in || out < sample->out))
         return -1;
     if (!sample->begun)

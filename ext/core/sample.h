@@ -20,10 +20,11 @@ struct ka_sample {
     int64_t waiting;             /* bytes in the send buffer */
     int64_t in_flight;           /* 0: none of them, at the last look */
     int32_t timer_shows;         /* that of retransmissions */
+    int64_t snd_nxt, snd_max, rcv_nxt; /* where there are no counters */
     int64_t taken; /* how often the peer was seen to take some of them */
 };
 
-/* 1 where counters tell what no clock does. */
+/* 1 where counters or sequence numbers tell what no clock does. */
 int ka_sample_needed(const struct ka_info *info);
 
 /* Note a look, and put into *info what the kernel does not tell. `read_ms`

@@ -353,7 +353,8 @@ void ka_ward_judge(const struct ka_watcher *watcher, struct ka_ward *ward,
     limits_of(watcher, ward, &limits);
     if (ka_is_deaf(info))
         limits.detect_ms = KA_NO_TIME;
-    if (info->unacked < 0 && info->notsent_bytes < 0) /* it may be sending */
+    if (info->unacked < 0 && info->notsent_bytes < 0 &&
+        info->queued_bytes < 0) /* it may be sending */
         limits.idle_ms = KA_NO_TIME;
     ka_judge(&limits, &ward->past, info, now_ms, out);
     if (ward->sample.begun)

@@ -152,6 +152,11 @@ struct ka_info {
     int64_t bytes_sent;
     int64_t bytes_retrans;
     int64_t snd_wnd;
+    /* Sequence numbers, modulo 2^32: that they move is all they tell. */
+    int64_t snd_nxt; /* goes back to retransmit */
+    int64_t snd_max; /* the highest that was sent */
+    int64_t rcv_nxt;
+    int64_t queued_bytes; /* unsent, or sent and not acknowledged */
 };
 
 int ka_info(ka_sock sock, struct ka_info *info);

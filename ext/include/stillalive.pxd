@@ -70,6 +70,10 @@ cdef extern from "stillalive.h" nogil:
         int64_t bytes_sent
         int64_t bytes_retrans
         int64_t snd_wnd
+        int64_t snd_nxt
+        int64_t snd_max
+        int64_t rcv_nxt
+        int64_t queued_bytes
 
     struct ka_verdict:
         int32_t state

@@ -43,6 +43,9 @@
 #include <sys/types.h>
 #include <sys/socket.h>
 #include <sys/event.h>
+#ifdef KA_FIONWRITE
+#include <sys/ioctl.h>
+#endif
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -389,6 +392,20 @@ static int read_info(ka_sock sock, int number, unsigned char *raw,
     info->state = state_of(raw[0]);
     return info->state != KA_TCP_CLOSE && info->state != KA_TCP_LISTEN;
 }
+
+#ifdef KA_FIONWRITE
+#ifdef KA_REAL_SYSTEM
+#include <sys/filio.h>
+KA_SAME(KA_FIONWRITE, FIONWRITE);
+#endif
+/* To be asked before the sequence numbers: who asks after them misses what
+ * had waited, was sent and was acknowledged between the two. */
+static int64_t queued(ka_sock sock) {
+    int bytes = -1;
+
+    return ioctl(sock, KA_FIONWRITE, &bytes) < 0 || bytes < 0 ? -1 : bytes;
+}
+#endif
 
 /* ---- systems on which no question can be put ---------------------------- */
 

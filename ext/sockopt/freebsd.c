@@ -49,6 +49,16 @@
  * Nothing else tells the two apart. There are no absolute counters of bytes
  * or segments; of the counters only retransmitted segments are told.
  *
+ * Moving. What does show is that payload moved: in the sequence numbers.
+ * How a TCP stack keeps tcpi_snd_nxt is its own affair, and there are others
+ * than the usual one; the highest that was sent, tcpi_snd_max, all must keep.
+ * That one is told since 14; before, it is padding, and 0. So both are told,
+ * and who looks for movement looks at both. A keepalive probe carries the
+ * number before the first that is not acknowledged, and moves none; nor does a
+ * probe of a shut window, but then bytes wait in the send buffer, which
+ * FIONWRITE tells. Of a connection that a network card has taken over the
+ * numbers may be old: they are not told.
+ *
  * TCP_MAXUNACKTIME is what user_timeout is elsewhere, in seconds. Kernels
  * before 14 know it in some TCP stacks only, or not at all.
  */
@@ -61,6 +71,7 @@
 
 #define KA_ASKS
 #define KA_SO_PROTOCOL 0x1016
+#define KA_FIONWRITE 0x40046677ul
 #include "bsd.h"
 
 #define KA_TCP_INFO 32
@@ -69,6 +80,7 @@
 #define KA_TCP_KEEPINTVL 512
 #define KA_TCP_KEEPCNT 1024
 #define KA_INFO_BYTES 256 /* 236 before 14 */
+#define KA_OPT_TOE 0x10
 
 #ifdef KA_REAL_SYSTEM
 KA_SAME(KA_SO_PROTOCOL, SO_PROTOCOL);
@@ -80,15 +92,22 @@ KA_SAME(KA_TCP_KEEPCNT, TCP_KEEPCNT);
 KA_SAME(KA_TCP_MAXUNACKTIME, TCP_MAXUNACKTIME);
 #endif
 KA_AT(tcp_info, tcpi_state, 0);
+KA_AT(tcp_info, tcpi_options, 5);
+KA_SAME(KA_OPT_TOE, TCPI_OPT_TOE);
 KA_AT(tcp_info, tcpi_rto, 8);
 KA_AT(tcp_info, tcpi_last_data_recv, 52);
 KA_AT(tcp_info, tcpi_rtt, 68);
 KA_AT(tcp_info, tcpi_rttvar, 72);
 KA_AT(tcp_info, tcpi_snd_wnd, 100);
+KA_AT(tcp_info, tcpi_snd_nxt, 108);
+KA_AT(tcp_info, tcpi_rcv_nxt, 112);
 KA_AT(tcp_info, tcpi_snd_rexmitpack, 120);
 _Static_assert(sizeof(struct tcp_info) == KA_INFO_BYTES ||
                    sizeof(struct tcp_info) == 236,
                "sizeof tcp_info");
+#if __FreeBSD__ >= 14
+KA_AT(tcp_info, tcpi_snd_max, 180);
+#endif
 #endif
 
 /* Seconds. In ticks: less than 2^31 of them, at up to 1073 in a second. */
@@ -124,11 +143,20 @@ const int ka_set_order[KA_OPTIONS] = {KA_COUNT,        KA_INTERVAL, KA_ENABLED,
 
 const int ka_os_asks = 1;
 
+static void tell_numbers(const unsigned char *raw, socklen_t size,
+                         struct ka_info *info) {
+    if (size < 6 || raw[5] & KA_OPT_TOE)
+        return;
+    info->snd_nxt = ka_u32_at(raw, size, 108);
+    info->snd_max = ka_u32_at(raw, size, 180);
+    info->rcv_nxt = ka_u32_at(raw, size, 112);
+}
+
 int ka_info(ka_sock sock, struct ka_info *info) {
     unsigned char raw[KA_INFO_BYTES];
     socklen_t size = sizeof raw;
+    int64_t waiting = queued(sock), silent_us;
     int rc = read_info(sock, KA_TCP_INFO, raw, &size, info);
-    int64_t silent_us;
 
     if (rc <= 0)
         return rc;
@@ -139,6 +167,8 @@ int ka_info(ka_sock sock, struct ka_info *info) {
     info->rttvar_us = ka_u32_at(raw, size, 72);
     info->snd_wnd = ka_u32_at(raw, size, 100);
     info->total_retrans = ka_u32_at(raw, size, 120);
+    info->queued_bytes = waiting;
+    tell_numbers(raw, size, info);
     return 0;
 }
 

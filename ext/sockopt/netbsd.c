@@ -31,6 +31,11 @@
  * one unit for another, and the window is told in segments. None of them is
  * passed on; the state and the retransmitted segments are right. So nothing
  * shows whether the peer answers, and no question is asked.
+ *
+ * Moving. Sequence numbers have no unit that could be mistaken: they are
+ * passed on, and that they move says that payload did. A keepalive probe and
+ * a probe of a shut window move none; what waits behind such a window
+ * FIONWRITE tells.
  */
 #ifdef __NetBSD__
 #define KA_REAL_SYSTEM
@@ -40,6 +45,7 @@
 #include "sockopt.h"
 
 #define KA_PUTS_BACK
+#define KA_FIONWRITE 0x40046679ul
 #include "bsd.h"
 
 #include <sys/param.h>
@@ -57,6 +63,8 @@ KA_SAME(KA_TCP_KEEPINTVL, TCP_KEEPINTVL);
 KA_SAME(KA_TCP_KEEPCNT, TCP_KEEPCNT);
 KA_SAME(KA_TCP_INFO, TCP_INFO);
 KA_AT(tcp_info, tcpi_state, 0);
+KA_AT(tcp_info, tcpi_snd_nxt, 108);
+KA_AT(tcp_info, tcpi_rcv_nxt, 112);
 KA_AT(tcp_info, tcpi_snd_rexmitpack, 120);
 KA_SIZE(tcp_info, KA_INFO_BYTES);
 #endif
@@ -79,11 +87,15 @@ const int ka_set_order[KA_OPTIONS] = {
 int ka_info(ka_sock sock, struct ka_info *info) {
     unsigned char raw[KA_INFO_BYTES];
     socklen_t size = sizeof raw;
+    int64_t waiting = queued(sock);
     int rc = read_info(sock, KA_TCP_INFO, raw, &size, info);
 
     if (rc <= 0)
         return rc;
+    info->snd_nxt = ka_u32_at(raw, size, 108);
+    info->rcv_nxt = ka_u32_at(raw, size, 112);
     info->total_retrans = ka_u32_at(raw, size, 120);
+    info->queued_bytes = waiting;
     return 0;
 }
 

@@ -15,7 +15,11 @@
  * tcpi_last_ack_recv is the time since new data of ours was acknowledged,
  * which the answer to a keepalive probe does not do, and is left.
  * tcpi_last_data_sent is what it says. What comes from the window on in the
- * struct is 0 for all but root, and 0 is no answer.
+ * struct is 0 for all but root, and 0 is no answer: the sequence numbers,
+ * which begin at the handshake here, and the send buffer are told when one of
+ * the numbers is not 0. (They are both 0 again when each of the two sides has
+ * sent a multiple of 4 GiB less the handshake's one; then they are not told
+ * for that moment.)
  */
 #ifdef __OpenBSD__
 #define KA_REAL_SYSTEM
@@ -41,6 +45,10 @@ KA_AT(tcp_info, tcpi_last_ack_recv, 56);
 KA_AT(tcp_info, tcpi_rtt, 68);
 KA_AT(tcp_info, tcpi_rttvar, 72);
 KA_AT(tcp_info, tcpi_snd_wnd, 100);
+KA_AT(tcp_info, tcpi_snd_nxt, 104);
+KA_AT(tcp_info, tcpi_rcv_nxt, 108);
+KA_AT(tcp_info, tcpi_snd_max, 160);
+KA_AT(tcp_info, tcpi_so_snd_sb_cc, 196);
 KA_SIZE(tcp_info, KA_INFO_BYTES);
 #endif
 
@@ -62,6 +70,16 @@ static int64_t ms_at(const unsigned char *raw, socklen_t size, int offset) {
     return us < 0 ? -1 : us / 1000;
 }
 
+static void tell_root(const unsigned char *raw, socklen_t size,
+                      struct ka_info *info) {
+    if (ka_u32_at(raw, size, 104) <= 0 && ka_u32_at(raw, size, 108) <= 0)
+        return;
+    info->snd_nxt = ka_u32_at(raw, size, 104);
+    info->snd_max = ka_u32_at(raw, size, 160);
+    info->rcv_nxt = ka_u32_at(raw, size, 108);
+    info->queued_bytes = ka_u32_at(raw, size, 196);
+}
+
 int ka_info(ka_sock sock, struct ka_info *info) {
     unsigned char raw[KA_INFO_BYTES];
     socklen_t size = sizeof raw;
@@ -74,5 +92,6 @@ int ka_info(ka_sock sock, struct ka_info *info) {
     info->rto_us = ka_u32_at(raw, size, 8);
     info->rtt_us = ka_u32_at(raw, size, 68);
     info->rttvar_us = ka_u32_at(raw, size, 72);
+    tell_root(raw, size, info);
     return 0;
 }

@@ -73,6 +73,10 @@ class Info(NamedTuple):
     bytes_sent: int
     bytes_retrans: int
     snd_wnd: int
+    snd_nxt: int
+    snd_max: int
+    rcv_nxt: int
+    queued_bytes: int
 
 
 class PolicyLike(Protocol):

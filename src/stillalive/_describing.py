@@ -69,6 +69,10 @@ class TcpInfo:
     bytes_sent: int | None
     bytes_retrans: int | None
     snd_wnd: int | None
+    snd_nxt: int | None
+    snd_max: int | None
+    rcv_nxt: int | None
+    queued_bytes: int | None
 
     @property
     def heard_ago(self) -> float | None:

@@ -434,6 +434,45 @@ bite hidden-progress $sample 's/(more > 0 || !flying)/!flying/' \
     plain test_sample what_the_peer_takes_shows
 bite next-of-the-same-ends $sample 's/        return -1;/        return 1;/' \
     plain test_masked the_next_of_the_same_ends_is_another
+numbers=test_sample_numbers
+bite only-ahead-is-movement $sample 's/info->rcv_nxt != sample->rcv_nxt/info->rcv_nxt > sample->rcv_nxt/' \
+    plain $numbers random_lives
+bite retransmission-is-rest $sample 's/info->snd_nxt != sample->snd_nxt/info->snd_nxt > sample->snd_nxt/' \
+    plain test_sample numbers_date_movement_and_no_more
+bite next-is-all-there-is $sample 's/info->snd_max != sample->snd_max/0/' \
+    plain $numbers random_lives
+bite highest-is-all-there-is $sample 's/info->snd_nxt != sample->snd_nxt ||/0 ||/' \
+    plain $numbers random_lives
+bite still-since-ever $sample 's/if (!sample->begun || info->rcv_nxt/if (info->rcv_nxt/' \
+    plain test_sample numbers_date_movement_and_no_more
+bite numbers-before-the-reading $sample '/^static void see_movement/,/^}/s/sample->in_ms = read_ms/sample->in_ms = now_ms/' \
+    plain test_sample numbers_are_dated_after_the_reading
+bite numbers-are-bytes $sample '/^static void see_movement/,/^}/s/    sample->begun = 1;$/    sample->begun = 1; info->bytes_received = info->rcv_nxt; info->data_segs_out = info->snd_nxt;/' \
+    plain $numbers a_trickle_is_never_idle
+bite numbers-tell-nothing $sample 's/are_counted(info) || are_numbered(info)/are_counted(info) || (0 \&\& are_numbered(info))/' \
+    plain test_masked_watch idle_is_told
+bite shut-is-idle core/judge.c 's/           info->queued_bytes > 0;/           0;/' \
+    plain $numbers a_shut_window_is_not_idle
+bite queue-is-not-asked $ward 's/info->queued_bytes < 0)/1)/' \
+    plain test_masked_watch idle_is_told
+bite heard-since-the-first-look $deed 's/if (deed->ward->sample.begun \&\& /if (0 \&\& /' \
+    plain test_masked_watch who_was_heard_is_the_kernel_s_to_say
+bite buffer-after-the-numbers $freebsd 's/int64_t waiting = queued(sock), silent_us;/int64_t waiting, silent_us;/; s/    info->queued_bytes = waiting;/    waiting = queued(sock); info->queued_bytes = waiting;/' \
+    plain test_freebsd the_send_buffer_is_looked_at_before_the_numbers
+bite a-card-s-old-numbers $freebsd 's/raw\[5\] & KA_OPT_TOE/0/' \
+    plain test_freebsd a_card_s_connection_tells_no_number
+bite wrong-highest $freebsd 's/ka_u32_at(raw, size, 180)/ka_u32_at(raw, size, 176)/' \
+    plain test_freebsd its_numbers_are_told
+bite netbsd-after-the-numbers $netbsd 's/    int64_t waiting = queued(sock);/    int64_t waiting;/; s/    info->queued_bytes = waiting;/    waiting = queued(sock); info->queued_bytes = waiting;/' \
+    plain test_netbsd the_send_buffer_is_looked_at_before_the_numbers
+bite netbsd-wrong-number $netbsd 's/ka_u32_at(raw, size, 112)/ka_u32_at(raw, size, 116)/' \
+    plain test_netbsd its_numbers_are_told
+bite nought-is-a-number $openbsd 's/if (ka_u32_at(raw, size, 104) <= 0 \&\&/if (0 \&\&/' \
+    plain test_openbsd its_numbers_are_root_s
+bite one-nought-hides-both $openbsd 's/104) <= 0 \&\& ka_u32/104) <= 0 || ka_u32/' \
+    plain test_openbsd its_numbers_are_root_s
+bite quiet-is-forgotten $deed 's/turn % 2 ? KA_ABORT_QUIET_S : 1/1/' \
+    plain test_masked_watch a_living_idle_one_is_given_up_by_freebsd
 bite no-pace $ward 's/if (ward->sample.begun)/if (0)/' \
     plain test_masked looks_come_at_the_pace
 bite blind-idle $ward '/it may be sending/,/KA_NO_TIME/s/limits.idle_ms = KA_NO_TIME;/(void)0;/' \

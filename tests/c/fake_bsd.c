@@ -1,6 +1,7 @@
 #include "fake_bsd.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/event.h>
@@ -14,12 +15,14 @@ int __real_getsockopt(int, int, int, void *, socklen_t *);
 int __real_getsockname(int, struct sockaddr *, socklen_t *);
 int __real_getpeername(int, struct sockaddr *, socklen_t *);
 int __real_close(int);
+int __real_ioctl(int, unsigned long, ...);
 int __wrap_setsockopt(int, int, int, const void *, socklen_t);
 int __wrap_getsockopt(int, int, int, void *, socklen_t *);
 int __wrap_getsockname(int, struct sockaddr *, socklen_t *);
 int __wrap_getpeername(int, struct sockaddr *, socklen_t *);
 int __wrap_socket(int, int, int);
 int __wrap_close(int);
+int __wrap_ioctl(int, unsigned long, ...);
 
 struct fake_bsd fake;
 
@@ -283,6 +286,26 @@ int __wrap_close(int fd) {
         socket->open = 0;
     return note(FAKE_CLOSE, fd - FAKE_FD, 0,
                 socket || fd == FAKE_QUEUE ? 0 : EBADF);
+}
+
+int __wrap_ioctl(int fd, unsigned long request, ...) {
+    struct fake_socket *socket = at(fd);
+    va_list rest;
+    int *out;
+
+    va_start(rest, request);
+    out = va_arg(rest, int *);
+    va_end(rest);
+    if (!ours(fd))
+        return __real_ioctl(fd, request, out);
+    if (request != fake_system.queue || request == 0)
+        fake.forbidden = "ioctl that is no look at the send buffer";
+    if (socket && socket->queued >= 0)
+        *out = socket->queued;
+    return note(FAKE_IOCTL, 0, 0,
+                !socket              ? EBADF
+                : socket->queued < 0 ? ENOTTY
+                                     : 0);
 }
 
 int kqueue(void) {

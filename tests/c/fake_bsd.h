@@ -27,7 +27,8 @@ enum fake_op {
     FAKE_CLOSE,
     FAKE_KQUEUE,
     FAKE_KEVENT,
-    FAKE_SYSCTL
+    FAKE_SYSCTL,
+    FAKE_IOCTL
 };
 
 struct fake_call {
@@ -48,6 +49,7 @@ struct fake_system {
     int protocol_number; /* SO_PROTOCOL, 0 none */
     int not_tcp;         /* errno of level TCP on what is not TCP */
     int gone;            /* of level TCP on an ended connection */
+    unsigned long queue; /* the ioctl of the send buffer, 0 none */
 };
 
 struct fake_socket {
@@ -58,6 +60,7 @@ struct fake_socket {
     uint32_t info_size;
     struct sockaddr_storage local, peer; /* family 0: none */
     int64_t data;
+    int queued; /* bytes in the send buffer, -1 not told */
     int in_eof, out_eof, error;
 };
 

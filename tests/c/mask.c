@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#define BEGUN (UINT32_MAX - 2) /* they go round soon */
+
 enum mask mask = MAC;
 int mask_code;
 
@@ -34,8 +36,10 @@ static int64_t payload_in(const struct ka_info *all) {
 
 static void show(ka_sock sock, const struct ka_info *all,
                  struct ka_info *info) {
-    int waiting = 0;
+    int waiting = -1;
 
+    if (ioctl(sock, SIOCOUTQ, &waiting) < 0)
+        waiting = -1;
     memset(info, -1, sizeof *info);
     info->state = all->state;
     info->rtt_us = all->rtt_us;
@@ -47,16 +51,21 @@ static void show(ka_sock sock, const struct ka_info *all,
     if (mask == MAC) {
         info->data_segs_in = all->data_segs_in;
         info->data_segs_out = all->data_segs_out;
-        if (ioctl(sock, SIOCOUTQ, &waiting) == 0)
-            info->notsent_bytes = waiting;
+        info->notsent_bytes = waiting;
         info->rto_us = all->unacked > 0 ? all->rto_us : -1;
     }
     if (mask == WINDOWS)
         info->unacked = all->unacked;
-    if (mask == FREEBSD)
+    if (mask == FREEBSD || mask == NUMBERS)
         info->last_ack_recv_ms = all->last_ack_recv_ms < all->last_data_recv_ms
                                      ? all->last_ack_recv_ms
                                      : all->last_data_recv_ms;
+    if (mask == NUMBERS) {
+        info->queued_bytes = waiting;
+        info->snd_nxt = (BEGUN + all->bytes_sent) & UINT32_MAX;
+        info->rcv_nxt = (BEGUN + all->bytes_received) & UINT32_MAX;
+        info->snd_max = 0;
+    }
     if (mask == OPENBSD) {
         info->last_ack_recv_ms = all->last_ack_recv_ms;
         info->last_data_recv_ms = all->last_data_recv_ms;

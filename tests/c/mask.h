@@ -12,6 +12,7 @@ enum mask {
     BARE = 0, /* as Linux tells it */
     MAC,      /* bytes in and out, the send buffer; no clock */
     FREEBSD,  /* one clock of any segment, no counter */
+    NUMBERS,  /* the same, sequence numbers and the send buffer */
     OPENBSD,  /* clocks, no counter */
     WINDOWS   /* bytes in and out, what is in flight */
 };

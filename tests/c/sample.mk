@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := test
 
 WARD += core/sample core/pace
-WARDED += sample sample_lives
+WARDED += sample sample_lives sample_numbers
 MASKED = masked masked_watch diag_posix reserve_masked autotune_masked
 PROGRAMS += $(MASKED)
 

@@ -5,7 +5,7 @@ SYSTEMS = darwin freebsd netbsd openbsd
 PROGRAMS += $(SYSTEMS)
 
 SYSTEM_OBJECTS = $(SYSTEMS:%=$(DIR)/sockopt/%.o)
-SYSTEM_NAMES = setsockopt getsockopt getsockname getpeername socket close
+SYSTEM_NAMES = setsockopt getsockopt getsockname getpeername socket close ioctl
 SYSTEM_WRAP = $(SYSTEM_NAMES:%=-Wl$(comma)--wrap=%)
 SYSTEM_ALLOWED = __errno_location _GLOBAL_OFFSET_TABLE_ __stack_chk_fail \
 	$(SYSTEM_NAMES) kevent kqueue memcpy memset sysctlbyname

@@ -22,6 +22,7 @@ const struct fake_system fake_system = {
     .protocol_number = 0x1016,
     .not_tcp = EINVAL,
     .gone = ECONNRESET,
+    .queue = 0x40046677ul,
 };
 
 static const struct ka_policy full = {{1, 60, 10, 4, 30000, KA_LEAVE}};
@@ -102,6 +103,50 @@ static void its_one_clock_is_of_any_segment(void) {
     CHECK_EQ(info.bytes_acked, -1);
     CHECK_EQ(info.segs_in, -1);
     CHECK_EQ(info.probes, -1);
+}
+
+static void its_numbers_are_told(void) {
+    struct ka_info info;
+
+    fake_put(108, 4294967295u, 4);
+    fake_put(112, 7, 4);
+    fake_put(180, 11, 4);
+    fake.socket[0].queued = 77;
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, 4294967295);
+    CHECK_EQ(info.rcv_nxt, 7);
+    CHECK_EQ(info.snd_max, 11);
+    CHECK_EQ(info.queued_bytes, 77);
+    CHECK_EQ(info.notsent_bytes, -1); /* a part of it */
+    fake.socket[0].queued = -1;
+    CHECK_EQ(info_now().queued_bytes, -1);
+}
+
+static void an_older_kernel_s_padding_never_moves(void) {
+    struct ka_info info;
+
+    fake.socket[0].info_size = 236;
+    fake_put(108, 5, 4);
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, 5);
+    CHECK_EQ(info.snd_max, 0);
+    fake.socket[0].info_size = 112; /* none at all before 6.x */
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, 5);
+    CHECK_EQ(info.rcv_nxt, -1);
+    CHECK_EQ(info.snd_max, -1);
+}
+
+static void a_card_s_connection_tells_no_number(void) {
+    struct ka_info info;
+
+    fake_put(5, 0x17, 1);
+    fake_put(108, 5, 4);
+    fake_put(112, 5, 4);
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, -1);
+    CHECK_EQ(info.snd_max, -1);
+    CHECK_EQ(info.rcv_nxt, -1);
 }
 
 static void it_is_asked_and_the_answer_shows(void) {
@@ -368,6 +413,9 @@ int main(void) {
     RUN(an_older_kernel_has_no_maxunacktime);
     RUN(units);
     RUN(its_one_clock_is_of_any_segment);
+    RUN(its_numbers_are_told);
+    RUN(an_older_kernel_s_padding_never_moves);
+    RUN(a_card_s_connection_tells_no_number);
     RUN(it_is_asked_and_the_answer_shows);
     RUN(a_question_is_far_first_and_now_last);
     RUN(asking_again_arms_nothing_anew);

@@ -448,6 +448,9 @@ int main(void) {
     mask = FREEBSD;
     RUN(nobody_is_hit_blindly);
     RUN(the_count_comes_when_it_cannot_kill);
+    mask = NUMBERS;
+    RUN(nobody_is_hit_blindly);
+    RUN(the_count_comes_when_it_cannot_kill);
     mask = OPENBSD;
     RUN(nobody_is_hit_blindly);
     return test_report("masked");

@@ -105,6 +105,62 @@ static void it_is_pressed_again_and_again(void) {
     part(&pair);
 }
 
+/* FreeBSD's keepalive timer, by the values on a socket whose peer answers
+ * each question at once. Before 13 every segment armed it for an idle time. */
+struct timer {
+    int older;
+    int64_t heard, deadline;
+    int32_t idle;
+};
+
+static int gives_up(struct timer *timer, int fd, int64_t now) {
+    int32_t idle = 0, interval = 0, count = 0;
+    int64_t silent = now - timer->heard;
+
+    CHECK_EQ(ka_get(fd, KA_IDLE, &idle), 0);
+    CHECK_EQ(ka_get(fd, KA_INTERVAL, &interval), 0);
+    CHECK_EQ(ka_get(fd, KA_COUNT, &count), 0);
+    if (idle != timer->idle)
+        timer->deadline = now + idle * 1000;
+    timer->idle = idle;
+    if (now < timer->deadline)
+        return 0;
+    if (silent < idle * 1000) {
+        timer->deadline = timer->heard + idle * 1000;
+        return 0;
+    }
+    if (silent >= (idle + (int64_t)interval * count) * 1000)
+        return 1;
+    timer->heard = now;
+    timer->deadline = now + (timer->older ? idle : interval) * 1000;
+    return 0;
+}
+
+static void abort_a_living_one(int older) {
+    struct pair pair = meet();
+    struct timer timer = {older, ka_os_now_ms(), INT64_MAX, 0};
+    int64_t begun;
+    int ended = 0;
+
+    settings.discover = 0;
+    open_watcher();
+    watch(pair.far, KA_NO_TIME, 300, KA_DEED_ABORT);
+    CHECK(told_of(pair.far, KA_FOR_IDLE));
+    begun = ka_os_now_ms();
+    while (!ended && ka_os_now_ms() - begun < 6000) {
+        step_for(5);
+        ended = gives_up(&timer, pair.far, ka_os_now_ms());
+    }
+    CHECK(ended);
+    CHECK(ka_os_now_ms() - begun < 5000);
+    part(&pair);
+}
+
+static void a_living_idle_one_is_given_up_by_freebsd(void) {
+    abort_a_living_one(0);
+    abort_a_living_one(1);
+}
+
 static int64_t begin_watch(const struct pair *pair) {
     int64_t token;
 
@@ -159,6 +215,26 @@ static void without_a_code_it_is_one_of_both(void) {
     if (CHECK(told())) {
         CHECK_EQ(event.cause, KA_FOR_TIMED_OUT);
         CHECK_EQ(event.err, 0);
+    }
+    part(&pair);
+}
+
+/* Our clock of what came in began with the watch, the kernel's long before. */
+static void who_was_heard_is_the_kernel_s_to_say(void) {
+    struct pair pair = meet();
+
+    say(pair.near, "word");
+    hear(pair.far, "word");
+    usleep(400000);
+    settings.discover = 0;
+    open_watcher();
+    watch(pair.far, KA_NO_TIME, 300, KA_DEED_NONE);
+    if (CHECK(told_of(pair.far, KA_FOR_IDLE))) {
+        CHECK(event.heard_ms >= 690);
+        CHECK(event.clock_ms >= 300 && event.clock_ms < 600);
+        CHECK_EQ(event.data_in_ms, -1);
+        CHECK_EQ(event.bytes_in, -1);
+        CHECK_EQ(event.klass, KA_NO_CLASS);
     }
     part(&pair);
 }
@@ -264,6 +340,14 @@ int main(void) {
     ends_are_told();
     mask = FREEBSD;
     RUN(idle_is_not_guessed);
+    ends_are_told();
+    mask = NUMBERS;
+    RUN(idle_is_told_and_nothing_is_early);
+    RUN(unsent_is_not_idle);
+    RUN(who_was_heard_is_the_kernel_s_to_say);
+    RUN(an_abort_is_never_an_end);
+    RUN(it_is_pressed_again_and_again);
+    RUN(a_living_idle_one_is_given_up_by_freebsd);
     ends_are_told();
     mask = OPENBSD;
     RUN(idle_is_not_guessed);

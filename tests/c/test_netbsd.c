@@ -14,6 +14,7 @@ const struct fake_system fake_system = {
     .info_size = 236,
     .not_tcp = ENOPROTOOPT,
     .gone = ECONNRESET,
+    .queue = 0x40046679ul,
 };
 
 static const struct ka_policy full = {{1, 60, 10, 4, KA_LEAVE, KA_LEAVE}};
@@ -126,6 +127,20 @@ static void nothing_that_has_the_wrong_unit_is_told(void) {
     CHECK_EQ(info.retransmits, -1);
 }
 
+static void its_numbers_are_told(void) {
+    struct ka_info info;
+
+    fake_put(108, 4294967295u, 4);
+    fake_put(112, 7, 4);
+    fake.socket[0].queued = 77;
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, 4294967295);
+    CHECK_EQ(info.rcv_nxt, 7);
+    CHECK_EQ(info.snd_max, -1);
+    CHECK_EQ(info.queued_bytes, 77);
+    CHECK_EQ(info.notsent_bytes, -1);
+}
+
 static void an_answer_would_not_show(void) {
     struct ka_witness witness;
     struct ka_verdict verdict;
@@ -149,6 +164,7 @@ int main(void) {
     RUN_FORKED(an_old_kernel_lacks_them);
     RUN_FORKED(the_owner_s_socket_is_not_tried);
     RUN(nothing_that_has_the_wrong_unit_is_told);
+    RUN(its_numbers_are_told);
     RUN(an_answer_would_not_show);
     return test_report("netbsd");
 }

@@ -59,6 +59,29 @@ static void its_clocks_are_in_microseconds(void) {
     CHECK_EQ(info.segs_in, -1);
 }
 
+static void its_numbers_are_root_s(void) {
+    struct ka_info info = info_now();
+
+    CHECK_EQ(info.snd_nxt, -1);
+    CHECK_EQ(info.snd_max, -1);
+    CHECK_EQ(info.rcv_nxt, -1);
+    CHECK_EQ(info.queued_bytes, -1); /* 0 is no answer */
+    fake_put(104, 1, 4);
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, 1);
+    CHECK_EQ(info.rcv_nxt, 0);
+    CHECK_EQ(info.queued_bytes, 0);
+    fake_put(104, 0, 4);
+    fake_put(108, 8, 4);
+    fake_put(160, 9, 4);
+    fake_put(196, 77, 4);
+    info = info_now();
+    CHECK_EQ(info.snd_nxt, 0);
+    CHECK_EQ(info.rcv_nxt, 8);
+    CHECK_EQ(info.snd_max, 9);
+    CHECK_EQ(info.queued_bytes, 77);
+}
+
 static void what_was_heard_is_told_and_nothing_asked(void) {
     struct ka_witness witness;
     struct ka_verdict verdict;
@@ -84,6 +107,7 @@ int main(void) {
     RUN(only_on_and_off);
     RUN(everything_else_is_refused_before_anything_is_set);
     RUN(its_clocks_are_in_microseconds);
+    RUN(its_numbers_are_root_s);
     RUN(what_was_heard_is_told_and_nothing_asked);
     return test_report("openbsd");
 }

@@ -212,6 +212,71 @@ static void a_counter_that_goes_back_is_another_s(void) {
     CHECK_EQ(look_at(100), 1);
 }
 
+/* ---- numbers that only move --------------------------------------------- */
+
+static void numbered(int64_t snd_nxt, int64_t snd_max, int64_t rcv_nxt) {
+    memset(&info, -1, sizeof info);
+    info.state = KA_TCP_ESTABLISHED;
+    info.last_ack_recv_ms = 9999;
+    info.snd_nxt = snd_nxt;
+    info.snd_max = snd_max;
+    info.rcv_nxt = rcv_nxt;
+    info.queued_bytes = 0;
+}
+
+static void check_ages(int64_t ms, int64_t in, int64_t out) {
+    CHECK_EQ(look_at(ms), 1);
+    CHECK_EQ(info.last_data_recv_ms, in);
+    CHECK_EQ(info.last_data_sent_ms, out);
+    CHECK_EQ(ka_classify(&info), KA_NO_CLASS);
+    CHECK_EQ(info.last_ack_recv_ms, 9999);
+    CHECK_EQ(info.bytes_received, -1);
+    CHECK_EQ(info.data_segs_out, -1);
+    CHECK_EQ(info.bytes_acked, -1);
+}
+
+static void numbers_date_movement_and_no_more(void) {
+    fresh();
+    numbered(0, 0, 0);
+    check_ages(0, 0, 0);
+    numbered(0, 0, 0);
+    check_ages(700, 700, 700);
+    numbered(0, 0, 4294967295); /* before where it was, or far behind */
+    check_ages(1000, 0, 1000);
+    numbered(0, 0, 0); /* and round */
+    check_ages(1500, 0, 1500);
+    numbered(4294967295, 0, 0);
+    check_ages(2000, 500, 0);
+    numbered(4294967295, 7, 0); /* by one of both */
+    check_ages(2600, 1100, 0);
+    numbered(4294967290, 7, 0); /* to send it once more */
+    check_ages(2650, 1150, 0);
+    numbered(4294967290, 7, 0);
+    check_ages(2700, 1200, 50);
+}
+
+static void numbers_are_dated_after_the_reading(void) {
+    fresh();
+    numbered(1, -1, 1);
+    check_ages(0, 0, 0);
+    numbered(2, -1, 2); /* the step began at 1000, and this was read at 1040 */
+    CHECK_EQ(ka_sample_look(&sample, &info, NOW + 1040, NOW + 1000), 1);
+    numbered(2, -1, 2);
+    check_ages(2000, 960, 960);
+}
+
+static void one_number_alone_dates_nothing(void) {
+    fresh();
+    numbered(1, 1, -1);
+    CHECK_EQ(look_at(0), 0);
+    numbered(-1, 1, 1);
+    CHECK_EQ(look_at(0), 0);
+    numbered(1, 1, 1);
+    info.state = KA_TCP_SYN_SENT;
+    CHECK_EQ(look_at(0), 0);
+    CHECK_EQ(sample.begun, 0);
+}
+
 static int64_t taken_at(int64_t ms, int64_t out, int64_t again,
                         int64_t waiting) {
     mac(0, 0, out);
@@ -274,6 +339,9 @@ int main(void) {
     RUN(without_segments_one_byte_is_what_it_was);
     RUN(the_peer_s_end_is_no_word);
     RUN(a_counter_that_goes_back_is_another_s);
+    RUN(numbers_date_movement_and_no_more);
+    RUN(numbers_are_dated_after_the_reading);
+    RUN(one_number_alone_dates_nothing);
     RUN(what_the_peer_takes_shows);
     RUN(the_pace_follows_the_limits);
     return test_report("sample");

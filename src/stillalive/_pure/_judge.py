@@ -95,7 +95,7 @@ def payload_idle_ms(info: Info) -> int:
 
 
 def _is_sending(info: Info) -> bool:
-    return info.unacked > 0 or info.notsent_bytes > 0
+    return info.unacked > 0 or info.notsent_bytes > 0 or info.queued_bytes > 0
 
 
 def _peer_spoke(info: Info) -> bool | None:
