@@ -70,9 +70,14 @@ class TcpInfo:
     bytes_retrans: int | None
     snd_wnd: int | None
     snd_nxt: int | None
+    """Sequence number of the next byte to send; it, snd_max and rcv_nxt: FreeBSD, NetBSD, and
+    OpenBSD as root, modulo 2**32. They start anywhere: only that they move tells something."""
     snd_max: int | None
+    """The highest that was sent."""
     rcv_nxt: int | None
+    """The next that is expected."""
     queued_bytes: int | None
+    """Bytes in the send buffer, unsent or not acknowledged; of the same systems."""
 
     @property
     def heard_ago(self) -> float | None:

@@ -41,7 +41,7 @@ _ROWS: dict[str, tuple[str, str, str, str, str, str]] = {
     "check": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
     "probe": (RAN, NOT, BUILT, NOT, NOT, NOT),
     "aprobe": (RAN, NOT, BUILT, NOT, NOT, NOT),
-    "watch": (RAN, BUILT, BUILT, NOT, NOT, NOT),
+    "watch": (RAN, BUILT, BUILT, BUILT, BUILT, NOT),
     "Guard": (RAN, BUILT, BUILT, NOT, NOT, NOT),
     "autotune": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
     "Selector": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),

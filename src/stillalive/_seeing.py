@@ -1,26 +1,43 @@
 """Which limits a watcher can keep on an operating system, by what its kernel tells.
 
 Who spoke last takes counters of the payload (Linux dates them too, elsewhere
-the watcher does). Silence takes answers that show, or a kernel whose own count
-of probes can be set and read: then it decides instead. What is done takes a
-descriptor that can be duplicated onto a number of our own.
+the watcher does). Since when nobody has, while somebody looks, takes no more
+than sequence numbers: they move when payload does. Silence takes answers that
+show, or a kernel whose own count of probes can be set and read: then it
+decides instead. What is done takes a descriptor that can be duplicated onto a
+number of our own, and an abort takes a call that disconnects, or a keepalive
+timer that can be pressed: see ext/core/deed.c.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable
+from typing import NoReturn
 
 from . import _backend as b
 from ._errors import NotSupportedError, os_name
 from ._systems import System, system
 
-__all__ = ["decides_itself", "names_its_own", "refuse"]
+__all__ = ["decides_itself", "names_its_own", "refuse", "refuse_action"]
 
 _WATCHED = frozenset(("linux", "darwin", "freebsd", "netbsd", "openbsd"))
 _COUNTED = "its kernel does not count the payload of a connection, so nobody can tell who spoke"
+_NUMBERED = (
+    f"{_COUNTED}: its sequence numbers say that payload moves, and not who had spoken before "
+    "the first look at them"
+)
 _DEADLINE = "its kernel's own probes cannot be set and read for one connection"
 _NOTHING = "it has no way to act on another's socket that cannot hit a wrong one"
+_ROOT = "its kernel tells the sequence numbers of a connection to root alone"
+_NO_ABORT = {
+    "netbsd": "nothing disconnects another's socket, and its keepalive timer, which could make "
+    "the kernel do it, has values that cannot be read and given back",
+    "openbsd": "nothing disconnects another's socket, and its keepalive timer, which could make "
+    "the kernel do it, cannot be set for one connection",
+}
+_OTHER_ACTIONS = "action='shutdown' and action=None are supported"
 
 
 def names_its_own(row: System | None = None) -> bool:
@@ -41,20 +58,42 @@ def _keeps_deadline(row: System) -> bool:
     return all(option is not None and option.readable for option in options)
 
 
+def _is_root() -> bool:
+    return os.geteuid() == 0 if hasattr(os, "geteuid") else False
+
+
+def _why_not(name: str, row: System) -> str:
+    """Return why a limit cannot be kept, "" when it can."""
+    if row.key not in _WATCHED:
+        return _NOTHING
+    if name == "detect_within":
+        return "" if _keeps_deadline(row) else _DEADLINE
+    if row.payload_counters:
+        return ""
+    if not row.sequence_numbers:
+        return _COUNTED
+    if name != "idle_timeout":
+        return _NUMBERED
+    return _ROOT if row.numbers_for_root and not _is_root() else ""
+
+
+def _refuse(what: str, why: str, row: System) -> NoReturn:
+    raise NotSupportedError(
+        errno.ENOPROTOOPT, f"{what}: not supported on {row.title} ({os_name()}): {why}"
+    )
+
+
 def refuse(names: Iterable[str], row: System | None = None) -> None:
     """Raise NotSupportedError for the first of these limits that cannot be kept here."""
     row = row or system()
     for name in names:
-        if row.key not in _WATCHED:
-            why = _NOTHING
-        elif name == "detect_within":
-            if _keeps_deadline(row):
-                continue
-            why = _DEADLINE
-        elif row.payload_counters:
-            continue
-        else:
-            why = _COUNTED
-        raise NotSupportedError(
-            errno.ENOPROTOOPT, f"{name}: not supported on {row.title} ({os_name()}): {why}"
-        )
+        why = _why_not(name, row)
+        if why:
+            _refuse(name, why, row)
+
+
+def refuse_action(action: str | None, row: System | None = None) -> None:
+    """Raise NotSupportedError for what a watch cannot do here to a peer that is alive."""
+    row = row or system()
+    if action == "abort" and row.key in _NO_ABORT:
+        _refuse("action='abort'", f"{_NO_ABORT[row.key]} ({_OTHER_ACTIONS})", row)

@@ -118,6 +118,10 @@ class System:
     """The kernel tells when data was last received and sent."""
     payload_counters: bool = False
     """The kernel counts the bytes received and sent."""
+    sequence_numbers: bool = False
+    """The kernel tells the sequence numbers of a connection, and what is in its send buffer."""
+    numbers_for_root: bool = False
+    """It does so to root alone."""
     ages_wrap: bool = False
     """The clock of the last segment has 32 bits of microseconds and starts again after 71 minutes:
     a difference can be told, an age cannot."""
@@ -259,6 +263,7 @@ def _freebsd() -> System:
         asks=True,
         answers_show=True,
         ages_wrap=True,
+        sequence_numbers=True,
         always="net.inet.tcp.always_keepalive",
         timing=Timing(0.0, 0.1, backoff_top=512, retries=12),
         calls=_calls(
@@ -268,7 +273,7 @@ def _freebsd() -> System:
             Call("TCP_KEEPIDLE of 1 s, which arms the timer anew", "FreeBSD 9.0"),
         )
         | {
-            "watch": Call("TCP_KEEPCNT; no idle_timeout", "FreeBSD 9.0"),
+            "watch": Call("TCP_KEEPCNT, TCP_INFO looked at again and again", "FreeBSD 9.0"),
             "Guard": Call("TCP_KEEPCNT; detect_within alone", "FreeBSD 9.0"),
         }
         | _loops("kqueue or poll", "kqueue or poll"),
@@ -301,12 +306,18 @@ def _netbsd() -> System:
         ),
         inherited=frozenset(("enabled",)),
         drops_long_idle=True,
+        sequence_numbers=True,
         timing=Timing(0.0, 0.6),
         calls=_calls(
             Call("setsockopt, in half-seconds", "NetBSD 5.0"),
             Call("getsockopt(TCP_INFO)", "NetBSD 8.0"),
             "kqueue, TCP_INFO",
         )
+        | {
+            "watch": Call(
+                "TCP_INFO looked at again and again; idle_timeout alone, no abort", "NetBSD 8.0"
+            )
+        }
         | _loops("kqueue or poll", "kqueue or poll"),
         sysctls=(
             ("net.inet.tcp.keepidle", 2),
@@ -331,12 +342,20 @@ def _openbsd() -> System:
         inherited=frozenset(("enabled",)),
         answers_show=True,
         ages_wrap=True,
+        sequence_numbers=True,
+        numbers_for_root=True,
         timing=Timing(0.0, 0.6),
         calls=_calls(
             Call("setsockopt(SO_KEEPALIVE), on and off", "OpenBSD 2.0"),
             Call("getsockopt(TCP_INFO)", "OpenBSD 7.3"),
             "kqueue, TCP_INFO",
         )
+        | {
+            "watch": Call(
+                "TCP_INFO as root, looked at again and again; idle_timeout alone, no abort",
+                "OpenBSD 7.3",
+            )
+        }
         | _loops("kqueue or poll", "kqueue or poll"),
         fixed_count=8,
         sysctls=(("4.2.6.3", 1), ("4.2.6.4", 1)),

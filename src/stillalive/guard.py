@@ -64,7 +64,8 @@ def watch(
         either direction, counted from now on.
     :param action: ``"abort"`` (the default): blocked and later calls of the
         owner get an error, never what looks like a complete end;
-        ``"shutdown"``: they read an end; None: it is only told.
+        ``"shutdown"``: they read an end; None: it is only told. NetBSD and
+        OpenBSD have no way to abort: name one of the other two there.
     :param on_event: called with the :class:`LivenessEvent`, in a thread of
         the Guard: keep it short, and go over to your loop by
         ``call_soon_threadsafe``.
@@ -88,8 +89,9 @@ def watch(
     watch begins, they hold from its next tick on. Before a correction of its
     own (gh-115627) CPython's ``ssl`` shows even a reset as an end, unless the
     socket was wrapped with ``suppress_ragged_eofs=False``. A forked child does
-    not go on watching, the parent does. macOS, and FreeBSD for ``detect_within``: see
-    the manual's page on it; other systems: NotSupportedError.
+    not go on watching, the parent does. macOS and FreeBSD: see the manual's
+    page on it. NetBSD, and OpenBSD as root: ``idle_timeout`` alone. Other
+    systems: NotSupportedError.
     Threads: any. Errors: TypeError, ValueError naming the argument,
     NotSupportedError for UDP, AF_UNIX and MPTCP, OSError(EBADF) for a closed
     socket, ConnectionError for a connection that is over. Source: tcp(7),
@@ -466,6 +468,7 @@ def _wish(detect: object, idle: object, action: object, on_event: OnEvent | None
     )
     wanted = {"detect_within": wish.detect, "idle_timeout": wish.idle}
     _seeing.refuse(name for name, value in wanted.items() if value is not None)
+    _seeing.refuse_action(action)
     return wish
 
 

@@ -92,6 +92,10 @@ class ModelSocket:
         self.peer: object = THERE
         self.info: bytes | int = b""
         """The struct, or the error."""
+        self.queued: int | None = None
+        """Bytes in the send buffer; None is not told."""
+        self.looks: list[str] = []
+        """At its counters and its send buffer, in order."""
         self.not_tcp: int | None = None
         """What level TCP answers on a socket of another kind."""
 
@@ -114,6 +118,7 @@ class ModelSocket:
             raise refusal(self.not_tcp)
         if size is not None:
             assert (level, number) == (TCP, INFO[self.key])
+            self.looks.append("info")
             if isinstance(self.info, int):
                 raise refusal(self.info)
             return self.info[:size]
@@ -170,6 +175,14 @@ class ModelUnix(Unix):
         if fd != FD:
             raise refusal(errno.EBADF)
         yield self.sock
+
+    def _ioctl(self, sock: socket.socket, code: int) -> bytes:
+        assert sock is self.sock
+        assert code == {"freebsd": 0x40046677, "netbsd": 0x40046679}[self.row.key]
+        self.sock.looks.append("queue")
+        if self.sock.queued is None:
+            raise refusal(errno.ENOTTY)
+        return struct.pack("=i", self.sock.queued)
 
     def _own(self) -> ModelSocket:
         absent = {n for k, (n, _) in NUMBERS[self.row.key].items() if k not in self.sock.held}

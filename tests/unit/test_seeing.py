@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import pytest
 
-from stillalive import NotSupportedError, _limits, _seeing
+from stillalive import NotSupportedError, _limits, _seeing, guard
 from stillalive._systems import SYSTEMS
 
 COUNTED = [name for name in _limits.LIMITS if name != "detect_within"] + ["idle_timeout"]
@@ -17,10 +20,70 @@ def test_where_the_payload_is_counted_all_limits_can_be_kept(key: str, name: str
 
 
 @pytest.mark.parametrize("key", ["freebsd", "netbsd", "openbsd"])
-@pytest.mark.parametrize("name", COUNTED)
-def test_where_it_is_not_nobody_guesses(key: str, name: str) -> None:
-    with pytest.raises(NotSupportedError, match=rf"{name}.*{SYSTEMS[key].title}.*payload"):
+@pytest.mark.parametrize("name", [name for name in COUNTED if name != "idle_timeout"])
+def test_where_it_is_not_nobody_guesses(
+    key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_seeing, "_is_root", lambda: True)
+    said = rf"{name}.*{SYSTEMS[key].title}.*payload.*sequence numbers.*before the first look"
+    with pytest.raises(NotSupportedError, match=said):
         _seeing.refuse([name], SYSTEMS[key])
+
+
+def test_without_numbers_not_even_idleness_can_be_told() -> None:
+    row = replace(SYSTEMS["freebsd"], sequence_numbers=False)
+    with pytest.raises(NotSupportedError, match=r"idle_timeout.*does not count.*who spoke$"):
+        _seeing.refuse(["idle_timeout"], row)
+
+
+@pytest.mark.parametrize("root", [True, False])
+@pytest.mark.parametrize("key", ["freebsd", "netbsd"])
+def test_numbers_suffice_for_idleness(
+    key: str, root: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_seeing, "_is_root", lambda: root)
+    _seeing.refuse(["idle_timeout"], SYSTEMS[key])
+
+
+def test_openbsd_tells_its_numbers_to_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_seeing, "_is_root", lambda: True)
+    _seeing.refuse(["idle_timeout"], SYSTEMS["openbsd"])
+    monkeypatch.setattr(_seeing, "_is_root", lambda: False)
+    with pytest.raises(NotSupportedError, match="idle_timeout.*OpenBSD.*root alone"):
+        _seeing.refuse(["idle_timeout"], SYSTEMS["openbsd"])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users")
+def test_who_is_root_is_told_by_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert _seeing._is_root()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not _seeing._is_root()
+
+
+@pytest.mark.parametrize("key", ["netbsd", "openbsd"])
+def test_where_nothing_aborts_the_rest_is_named(key: str) -> None:
+    with pytest.raises(NotSupportedError, match=rf"'abort'.*{SYSTEMS[key].title}.*'shutdown'"):
+        _seeing.refuse_action("abort", SYSTEMS[key])
+    _seeing.refuse_action("shutdown", SYSTEMS[key])
+    _seeing.refuse_action(None, SYSTEMS[key])
+
+
+@pytest.mark.parametrize("key", ["linux", "darwin", "freebsd"])
+def test_elsewhere_every_action_can_be_done(key: str) -> None:
+    for action in ("abort", "shutdown", None):
+        _seeing.refuse_action(action, SYSTEMS[key])
+
+
+@pytest.mark.parametrize("key", ["netbsd", "openbsd"])
+def test_a_watch_asks_for_its_action_too(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_seeing, "system", lambda: SYSTEMS[key])
+    monkeypatch.setattr(_seeing, "_is_root", lambda: True)
+    with pytest.raises(NotSupportedError, match="action='abort'"):
+        guard._wish(None, 60, "abort", None)
+    assert guard._wish(None, 60, "shutdown", None).idle == 60
+    with pytest.raises(NotSupportedError, match="detect_within"):
+        guard._wish(60, None, "shutdown", None)
 
 
 @pytest.mark.parametrize("key", ["netbsd", "openbsd"])

@@ -12,6 +12,11 @@ and TCP_MAXUNACKTIME count seconds.
 The end. A kernel has forgotten all counters of a connection that has ended. A
 kqueue of a moment still shows the end and the error's number, and leaves it
 for the owner.
+
+Moving. The BSDs count no payload: that their sequence numbers move shows it,
+unless a network card keeps them (FreeBSD), to root alone (OpenBSD). What waits
+in the send buffer moves none. It is asked first: what leaves between the two
+looks would be in neither.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,15 +93,40 @@ _LAYOUTS = {
         "TCP_INFO",
         32,
         256,
-        _TIMES | {"snd_wnd": Field(100, "I"), "total_retrans": Field(120, "I")},
+        _TIMES
+        | {
+            "snd_wnd": Field(100, "I"),
+            "snd_nxt": Field(108, "I"),
+            "rcv_nxt": Field(112, "I"),
+            "total_retrans": Field(120, "I"),
+            "snd_max": Field(180, "I"),
+        },
     ),
     # Its clock is the difference of two clocks with different units, and says nothing.
-    "netbsd": _Layout("TCP_INFO", 9, 236, {"total_retrans": Field(120, "I")}),
+    "netbsd": _Layout(
+        *("TCP_INFO", 9, 236),
+        {
+            "snd_nxt": Field(108, "I"),
+            "rcv_nxt": Field(112, "I"),
+            "total_retrans": Field(120, "I"),
+        },
+    ),
     # From the window on it shows zeros to all but root.
     "openbsd": _Layout(
-        "TCP_INFO", 9, 212, _TIMES | {"last_data_sent_ms": Field(44, "I", over=1000)}
+        *("TCP_INFO", 9, 212),
+        _TIMES
+        | {
+            "last_data_sent_ms": Field(44, "I", over=1000),
+            "snd_nxt": Field(104, "I"),
+            "rcv_nxt": Field(108, "I"),
+            "snd_max": Field(160, "I"),
+            "queued_bytes": Field(196, "I"),
+        },
     ),
 }
+_FIONWRITE = {"freebsd": 0x40046677, "netbsd": 0x40046679}
+_OPTIONS_AT, _OFFLOADED = 5, 0x10
+_NUMBERS = {"snd_nxt": -1, "snd_max": -1, "rcv_nxt": -1}
 
 _ORDERS = {
     "darwin": (COUNT, ENABLED, INTERVAL, USER_TIMEOUT, RTO_MAX, IDLE),
@@ -151,6 +182,12 @@ def sysctl(name: str) -> int | None:
     held, size = ctypes.c_int(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
     rc: int = call(name.encode(), ctypes.byref(held), ctypes.byref(size), None, ctypes.c_size_t(0))
     return held.value if rc == 0 and held.value > 0 else None
+
+
+def _has_numbers(key: str, raw: bytes, info: Info) -> bool:
+    if key == "freebsd":
+        return len(raw) > _OPTIONS_AT and not raw[_OPTIONS_AT] & _OFFLOADED
+    return key != "openbsd" or info.snd_nxt > 0 or info.rcv_nxt > 0
 
 
 class Unix(Kernel):
@@ -228,6 +265,7 @@ class Unix(Kernel):
         layout = _LAYOUTS.get(self.row.key, _LAYOUTS["freebsd"])
         call = f"getsockopt({layout.name})"
         with self.borrowed(fd) as sock:
+            queued = self._queued(sock)
             try:
                 raw = sock.getsockopt(socket.IPPROTO_TCP, layout.number, layout.size)
             except OSError as error:
@@ -242,8 +280,30 @@ class Unix(Kernel):
         info = decoded(raw, _STATES, layout.fields)
         if info.state in (b.CLOSE, b.LISTEN):
             return UNTOLD._replace(state=info.state)
+        if self.row.key in _FIONWRITE:
+            info = info._replace(queued_bytes=queued)
+        if not _has_numbers(self.row.key, raw, info):
+            info = info._replace(**_NUMBERS)
+        # Zeros to all but root: then that of the buffer is none, too.
+        if self.row.key == "openbsd" and info.snd_nxt < 0:
+            info = info._replace(queued_bytes=-1)
         # No timer is armed on a Mac: then there is no timeout to tell.
         return info._replace(rto_us=-1) if info.rto_us == 0 else info
+
+    def _queued(self, sock: socket.socket) -> int:
+        code = _FIONWRITE.get(self.row.key)
+        if code is None:
+            return -1
+        try:
+            found: int = struct.unpack("=i", self._ioctl(sock, code))[0]
+        except OSError:
+            return -1
+        return max(found, -1)
+
+    def _ioctl(self, sock: socket.socket, code: int) -> bytes:
+        import fcntl
+
+        return fcntl.ioctl(sock, code, bytes(4))
 
     def pending(self, fd: int) -> Pending:
         reading, writing = select.KQ_FILTER_READ, select.KQ_FILTER_WRITE
