@@ -73,10 +73,10 @@ class Info(NamedTuple):
     bytes_sent: int
     bytes_retrans: int
     snd_wnd: int
-    snd_nxt: int
-    snd_max: int
-    rcv_nxt: int
-    queued_bytes: int
+    snd_nxt: int = -1
+    snd_max: int = -1
+    rcv_nxt: int = -1
+    queued_bytes: int = -1
 
 
 class PolicyLike(Protocol):

@@ -450,7 +450,7 @@ bite numbers-before-the-reading $sample '/^static void see_movement/,/^}/s/sampl
 bite numbers-are-bytes $sample '/^static void see_movement/,/^}/s/    sample->begun = 1;$/    sample->begun = 1; info->bytes_received = info->rcv_nxt; info->data_segs_out = info->snd_nxt;/' \
     plain $numbers a_trickle_is_never_idle
 bite numbers-tell-nothing $sample 's/are_counted(info) || are_numbered(info)/are_counted(info) || (0 \&\& are_numbered(info))/' \
-    plain test_masked_watch idle_is_told
+    plain test_sample numbers_date_movement_and_no_more
 bite shut-is-idle core/judge.c 's/           info->queued_bytes > 0;/           0;/' \
     plain $numbers a_shut_window_is_not_idle
 bite queue-is-not-asked $ward 's/info->queued_bytes < 0)/1)/' \

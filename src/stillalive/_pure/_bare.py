@@ -71,7 +71,7 @@ def info_of(sock: socket.SocketType) -> Info:
     """Return the kernel's counters."""
     raw = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, INFO_BYTES)
     if len(raw) >= _WHOLE.size:
-        return Info._make(_IN_ORDER(_WHOLE.unpack_from(raw)))
+        return Info(*_IN_ORDER(_WHOLE.unpack_from(raw)))
     return Info(
         *(
             struct.unpack_from("=" + code, raw, offset)[0]
