@@ -188,6 +188,8 @@ int ka_info(ka_sock sock, struct ka_info *info) {
     info->bytes_sent = ka_u64_at(raw, size, 200);
     info->bytes_retrans = ka_u64_at(raw, size, 208);
     info->snd_wnd = ka_u32_at(raw, size, 228);
+    info->snd_nxt = info->snd_max = info->rcv_nxt = -1; /* bytes tell more */
+    info->queued_bytes = -1;
     return 0;
 }
 

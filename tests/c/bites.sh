@@ -471,6 +471,8 @@ bite nought-is-a-number $openbsd 's/if (ka_u32_at(raw, size, 104) <= 0 \&\&/if (
     plain test_openbsd its_numbers_are_root_s
 bite one-nought-hides-both $openbsd 's/104) <= 0 \&\& ka_u32/104) <= 0 || ka_u32/' \
     plain test_openbsd its_numbers_are_root_s
+bite junk-in-the-buffer sockopt/linux.c 's/    info->queued_bytes = -1;//' \
+    plain test_info every_field_is_where_the_header_says
 bite quiet-is-forgotten $deed 's/turn % 2 ? KA_ABORT_QUIET_S : 1/1/' \
     plain test_masked_watch a_living_idle_one_is_given_up_by_freebsd
 bite no-pace $ward 's/if (ward->sample.begun)/if (0)/' \
