@@ -83,7 +83,8 @@ class _End:
     def wait(self, seconds: float | None) -> None:
         waiter = threading.Lock()
         waiter.acquire()
-        self._waiters.append(waiter)
+        with _lock:
+            self._waiters.append(waiter)
         try:
             if not self._set:  # asked after: who sets it has set first, and looks then
                 waiter.acquire(timeout=-1 if seconds is None else seconds)
@@ -215,16 +216,16 @@ class Watch:
 
     def _tell(self, seen: b.Occurrence) -> Told | None:
         """Take the end that a watcher saw; return what is to be told."""
-        gone, cancelled = seen.cause == b.FOR_GONE, self._done.is_set()
+        gone, first = seen.cause == b.FOR_GONE, False
         try:
             # An abort works by options of its own, and ends a moment later.
             self._give_back(restore=not gone and seen.deed != b.DEED_ABORT)
         finally:
             event = None if gone else event_of(seen)
-            self._settle(event)
+            first = self._settle(event)  # not if it has just been cancelled
         if event is None:
             return None
-        callback = None if cancelled else self._wish.on_event
+        callback = self._wish.on_event if first else None
         return event, () if callback is None else (callback,)
 
     def _settle(self, event: LivenessEvent | None) -> bool:
@@ -246,7 +247,8 @@ class Watch:
 
     def _give_back(self, *, restore: bool) -> None:
         """Put the socket's own options back."""
-        lent, self._lent = self._lent, False
+        with _lock:  # who cancels and who stops the Guard may meet here
+            lent, self._lent = self._lent, False
         if lent:
             pacing.give_back(self._fd, self._identity, restore)
 

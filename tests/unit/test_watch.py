@@ -359,6 +359,27 @@ def test_cancelled_too_late_nobody_is_told(fake, tcp_pair):
     assert watching.event is None
 
 
+def test_cancelled_while_its_event_is_taken_nobody_is_told(fake, tcp_pair, monkeypatch):
+    """The socket's options are given back first; another thread cancels in between."""
+    a, _ = tcp_pair()
+    told, give_back = [], _pacing.give_back
+    watching = watch(a, detect_within=5, on_event=told.append)
+
+    def cancelled_meanwhile(*arguments):
+        watching.cancel()
+        give_back(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_pacing, "give_back", cancelled_meanwhile)
+        fake[0].end(watching._token, cause=b.FOR_SILENT)
+        assert watching.wait(10) is None
+        until(lambda: not _pacing._loans)
+    for guard in list(guards._started):
+        guard.stop()  # after its callbacks
+    assert told == []
+    assert watching.event is None
+
+
 def test_subscribers_get_the_event_and_the_end(fake, tcp_pair):
     a, _ = tcp_pair()
     early, left, late, of_cancelled = [], [], [], []
