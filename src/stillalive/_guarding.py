@@ -68,6 +68,7 @@ class Run:
         self._at_rest = threading.Event()
         self.ender: int | None = None
         """The thread that ends it."""
+        self._process = os.getpid()
         self._drains = 0
         self._began = _clock()
         self.watcher = self._new_watcher()
@@ -277,7 +278,8 @@ class Run:
 
     def wait(self) -> None:
         """Wait until nothing is touched any more, while another thread ends it."""
-        if self.ender != threading.get_ident():  # a signal handler, inside end()
+        # Not a signal handler inside end(), nor the child of a fork meanwhile.
+        if self.ender != threading.get_ident() and self._process == os.getpid():
             self._at_rest.wait()
 
     def _sign_off(self) -> None:

@@ -218,7 +218,7 @@ class Guard:
         self._limits, self._ports, self._settings = limits, ports, settings
         self._on_event = on_event
         self._run: Run | None = None
-        self._ending: Run | None = None
+        self._ending: set[Run] = set()
         self._holds: Counter[int] = Counter()
         self._past = dict(NO_STATS)
 
@@ -255,17 +255,18 @@ class Guard:
     def _stop(self, seconds: float) -> None:
         with _guarding._lock:
             run, self._run = self._run, None
-            others = self._ending
+            others = list(self._ending)
             if run is not None:
-                self._ending, run.ender = run, threading.get_ident()
+                run.ender = threading.get_ident()
+                self._ending.add(run)
             _started.discard(self)
         if run is not None:
             run.end(seconds)
-            self._past = run.stats() | _NOW
-            if self._ending is run:
-                self._ending = None
-        elif others is not None:
-            others.wait()
+            with _guarding._lock:
+                self._past = run.stats() | _NOW
+                self._ending.discard(run)
+        for other in others:
+            other.wait()
 
     def _ended(self, run: Run) -> None:
         """Take note that a run has ended by itself."""
@@ -499,7 +500,7 @@ def _after_fork() -> None:
     # Threads are not there in the child. What was started goes on with new
     # ones; the Guard behind watch() when it is used again.
     for guard in list(_started):
-        run, guard._run, guard._ending = guard._run, None, None
+        run, guard._run, guard._ending = guard._run, None, set()
         if run is not None:
             run.abandon()
         if guard is _default_guard:
