@@ -26,9 +26,9 @@ class Autotune:
         self._policy = policy
         self._listeners = listeners
         self._outgoing = outgoing
-        if not _impl.backend.audit_install():
-            raise StillAliveError("autotune: an audit hook of this process refuses another one")
-        with _lock:
+        with _lock:  # two at once would install two hooks, or each think that it was refused
+            if not _impl.backend.audit_install():
+                raise StillAliveError("autotune: an audit hook of this process refuses another one")
             self._rule = _impl.backend.Rule(policy.values(), listeners, outgoing)
             self._enabled = True
 

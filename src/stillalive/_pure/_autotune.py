@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import sys
+import threading
 import weakref
 from collections import deque
 from typing import NamedTuple
@@ -26,6 +28,8 @@ _BIND, _CONNECT = "socket.bind", "socket.connect"
 _rules: tuple[Rule, ...] = ()
 """The newest first; replaced as a whole, because a hook may be reading it."""
 _seen = False
+_lock = threading.RLock()
+"""Of the counters and of `_bound`. A signal handler may bind a socket while it is held."""
 
 
 class Rule:
@@ -49,10 +53,11 @@ class Rule:
         return {"tuned": self._tuned, "given_back": self._given_back}
 
     def count(self, *, given_back: bool = False) -> None:
-        if given_back:
-            self._given_back += 1
-        else:
-            self._tuned += 1
+        with _lock:
+            if given_back:
+                self._given_back += 1
+            else:
+                self._tuned += 1
 
 
 class _Bound(NamedTuple):
@@ -112,10 +117,11 @@ def _identity(sock: object, fd: int) -> object:
 def _undo_bind(sock: object, fd: int, now: Rule | None) -> bool:
     """Return True when it was bound under the very rule that now applies."""
     identity = _identity(sock, fd)
-    entry = next((one for one in list(_bound) if one.identity == identity), None)
-    if entry is None:
-        return False
-    _bound.remove(entry)
+    with _lock:
+        entry = next((one for one in list(_bound) if one.identity == identity), None)
+        if entry is None:
+            return False
+        _bound.remove(entry)
     if entry.rule is now:
         return True
     if system.read_options(fd) == entry.after:
@@ -144,7 +150,9 @@ def _tune(sock: object, fd: int, rule: Rule, event: str) -> None:
     if event == _BIND:
         both = zip(held, after, strict=True)
         shown = as_values([h if h == b.UNREADABLE else a for h, a in both])
-        _bound.append(_Bound(_identity(sock, fd), rule, held, shown))
+        entry = _Bound(_identity(sock, fd), rule, held, shown)
+        with _lock:
+            _bound.append(entry)
     rule.count()
 
 
@@ -169,3 +177,12 @@ def _untouched() -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     except OSError:  # a host without IPv4
         return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
