@@ -20,9 +20,13 @@
 # nothing can have changed; from then on each event's id is asked for anew.
 # A second select inside is refused: it would replace the batch.
 #
-# Other threads. While the owner waits the GIL is free, so the GIL protects
-# nothing: whoever changes the loop passes the gate. Signal handlers run
-# while it is held, too: they may touch and wake.
+# Other threads. While the owner waits the GIL is free, and there are builds
+# without one, so the GIL protects nothing: whoever changes the loop, or what
+# select reads of a handle, passes the gate. What others may read beside it,
+# a handle's key and limit, is read and changed in a critical section of the
+# handle, and where they ask whether a handle is stale they ask the table,
+# which lets any thread read, and not the entries, whose directory moves.
+# Signal handlers run while the gate is held, too: they may touch and wake.
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -75,6 +79,9 @@ cdef inline int _enter(_Loop loop) except -1:
         how = ka_gate_inherit(&loop.gate, me)
     if how == KA_REFUSED:
         _refuse()
+    if loop.closed:  # by another thread, just now
+        _leave(loop, how)
+        raise RuntimeError("Selector is closed")
     return how
 
 
@@ -144,7 +151,8 @@ cdef class Handle:
 
     @property
     def key(self):
-        return self._key
+        with cython.critical_section(self):
+            return self._key
 
     def touch(self):
         return ka_mark_touch(&self.mark) != 0
@@ -160,7 +168,8 @@ cdef class Handle:
     @property
     def idle_timeout(self):
         _alive(self)
-        return self.seconds
+        with cython.critical_section(self):
+            return self.seconds
 
     @idle_timeout.setter
     def idle_timeout(self, seconds):
@@ -170,7 +179,8 @@ cdef class Handle:
         cdef int how = _enter(loop)
         ka_loop_set_limit(&loop.c, self.id, limit)
         _leave(loop, how)
-        self.seconds = seconds
+        with cython.critical_section(self):
+            self.seconds = seconds
 
     def pause(self):
         cdef _Loop loop = _alive(self)
@@ -190,11 +200,11 @@ cdef object _stale():
 
 
 cdef _Loop _alive(Handle handle):
-    """The loop of a handle that is not stale."""
+    """The loop of a handle that is not stale; any thread may ask."""
     if handle.home == NULL:
         _stale()
     cdef _Loop loop = <_Loop>handle.home
-    if ka_loop_entry(&loop.c, handle.id) == NULL:
+    if ka_loop_idle_ms(&loop.c, handle.id) < 0:
         _stale()
     return loop
 
@@ -212,10 +222,17 @@ cdef void _forget(_Loop loop, ka_id id) noexcept:
         entry.user = NULL
 
 
-cdef void _rekey(Handle handle, object key, uint32_t events) noexcept:
-    handle._key = key
+cdef void _rekey(_Loop loop, int how, Handle handle, object key,
+                 uint32_t events) noexcept:
+    """Change the key, and leave. What was there goes last: it may run anything."""
+    cdef object old = handle._key
+    cdef tuple read = handle.read, idle = handle.idle
+    cdef tuple write = handle.write, both = handle.both
+    with cython.critical_section(handle):
+        handle._key = key
     handle.events = events
     handle.read = handle.write = handle.both = handle.idle = None
+    _leave(loop, how)
 
 
 cdef tuple _new_pair(Handle given, uint32_t mask):
@@ -383,10 +400,10 @@ cdef class Engine:
             _stale()
         how = _enter(loop)
         rc = ka_loop_modify(&loop.c, handle.id, events)
-        _leave(loop, how)
         if rc < 0:
+            _leave(loop, how)
             _os_error(rc)
-        _rekey(handle, key, events)
+        _rekey(loop, how, handle, key, events)
 
     def remove(self, Handle handle not None):
         cdef _Loop loop = <_Loop>self.home
@@ -396,11 +413,10 @@ cdef class Engine:
         how = _enter(loop)
         ka_loop_remove(&loop.c, handle.id)
         handle.id = 0
-        _leave(loop, how)
-        fd = handle._key[1]
-        if self._handles.get(fd) is handle:
-            del self._handles[fd]
-        _rekey(handle, handle._key, 0)
+        key = handle._key
+        _rekey(loop, how, handle, key, 0)
+        if self._handles.get(key[1]) is handle:
+            del self._handles[key[1]]
 
     def select(self, timeout=None):
         cdef _Loop loop = <_Loop>self.home
@@ -485,7 +501,7 @@ cdef class Engine:
             loop.closed = True
             ka_loop_shut(&loop.c)
             _leave(loop, how)
-        self._handles = {}
+        self._handles.clear()  # not another dict: who reads it has no lock
 
     def freeze(self, ka_tick tick):
         cdef _Loop loop = <_Loop>self.home

@@ -180,8 +180,9 @@ class Selector(selectors.BaseSelector):
 
     def close(self) -> None:
         """Forget everything; descriptors stay open. Again is harmless."""
-        if self._engine is not None:
-            self._engine.close()  # another thread may be refused: then it stays open
+        engine = self._engine
+        if engine is not None:
+            engine.close()  # another thread may be refused: then it stays open
             self._engine = None
             vars(self).pop("select", None)
 
@@ -234,9 +235,10 @@ class Selector(selectors.BaseSelector):
         return self._open().stats()
 
     def _open(self) -> b.EngineLike:
-        if self._engine is None:
+        engine = self._engine  # read once: its owner may close it now
+        if engine is None:
             raise RuntimeError("Selector is closed")
-        return self._engine
+        return engine
 
     @staticmethod
     def _check_events(events: int) -> None:

@@ -171,9 +171,10 @@ class Handle(Deadline):
             engine.deadlines.arm(self)
 
     def _alive(self) -> Engine:
-        if self._engine is None:
+        engine = self._engine  # read once: it may end now, in another thread
+        if engine is None:
             raise KeyError("this handle is stale: its registration has ended")
-        return self._engine
+        return engine
 
 
 class Engine:
