@@ -16,17 +16,19 @@ import stillalive
 from stillalive import aio
 from stillalive.guard import Guard
 
-uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
-
 LIMIT = 1.0
 
 
-@pytest.fixture(params=[None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest, impl: object) -> Callable[..., object]:
     """Run a coroutine on each event loop, with a watch on each implementation."""
+    factory = None
+    if request.param == "uvloop":
+        uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
+        factory = uvloop.new_event_loop
 
     def run(main: Callable[..., object], *arguments: object) -> object:
-        with asyncio.Runner(loop_factory=request.param) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(asyncio.wait_for(main(*arguments), 20))  # type: ignore[arg-type]
 
     return run
