@@ -81,8 +81,8 @@ class Stopwatch:
 
 def test_wake_from_a_thread(selector, soon):
     for timeout in (None, LONG):
-        soon(selector.wake)
         with Stopwatch() as watch:
+            soon(selector.wake)
             assert selector.select(timeout) == []
         assert 0.04 <= watch.elapsed < LONG / 2
 
@@ -390,7 +390,7 @@ def test_an_exception_of_a_handler_comes_through(selector, soon, handle_signal):
         raise Stop
 
     handle_signal(signal.SIGUSR1, handler)
-    soon(to_me(signal.SIGUSR1))
     with pytest.raises(Stop):
+        soon(to_me(signal.SIGUSR1))
         selector.select(None)
     assert selector.select(0) == []
