@@ -52,6 +52,8 @@ _ROWS: dict[str, tuple[str, str, str, str, str, str]] = {
     "the loop on poll": (RAN, BUILT, BUILT, BUILT, BUILT, NOT),
     "the loop on WSAPoll": (NOT, NOT, NOT, NOT, NOT, WINE8),
     PURE: (RAN, SOURCE, SOURCE, SOURCE, SOURCE, WINE8),
+    # 2026-11-30, CPython 3.13.5 built with --disable-gil; docs/platforms.md says what ran.
+    "CPython without a GIL": (RAN, SOURCE, SOURCE, SOURCE, SOURCE, SOURCE),
 }
 
 EVIDENCE: Mapping[str, Mapping[str, str]] = MappingProxyType(

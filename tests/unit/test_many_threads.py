@@ -203,7 +203,8 @@ def test_one_connection_is_tuned_described_and_asked_by_all(impl, tcp_pair):
         assert check(a).usable
 
     tune(a, idle=61, interval=11, count=5)
-    together(*(for_a_while(tuning(idle)) for idle in idles), *map(for_a_while, (describing, asking, asking)))
+    acts = (*map(tuning, idles), describing, asking, asking)
+    together(*map(for_a_while, acts))
     held = describe(a)
     assert held.idle in idles
     assert (held.interval, held.count, held.user_timeout) == (11, 5, 0)
@@ -407,7 +408,7 @@ def test_events_of_watches_while_others_cancel_and_stop(real):
                     time.sleep(0.01)
                     one.cancel()
 
-            together(cancel, lambda: watching[-1].wait(LONG))
+            together(cancel, lambda last=watching[-1]: last.wait(LONG))
             guard.stop()
             events = [one.wait(LONG) for one in watching]
             assert events[-1] is not None
@@ -451,7 +452,7 @@ time.sleep(0.2)
 # ---- a Selector -------------------------------------------------------------
 
 
-HAMMER = f"""
+HAMMER = """
 import contextlib, socket, sys, threading, time
 from stillalive.selector import EVENT_READ, EVENT_WRITE, Selector
 sys.setswitchinterval(1e-5)

@@ -390,7 +390,11 @@ def test_an_exception_of_a_handler_comes_through(selector, soon, handle_signal):
         raise Stop
 
     handle_signal(signal.SIGUSR1, handler)
-    with pytest.raises(Stop):
+
+    def wait() -> None:
         soon(to_me(signal.SIGUSR1))
         selector.select(None)
+
+    with pytest.raises(Stop):
+        wait()
     assert selector.select(0) == []
