@@ -134,7 +134,9 @@ def measure():
     }
 
 act, n = globals()[sys.argv[1]], int(sys.argv[2])
-act(max(n // 10, 20_000))
+# Without a GIL memory is given back late, and it takes longer until it no longer grows.
+has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+act(max(n // 10, 20_000) if has_gil else n)
 before = measure()
 act(n)
 after = measure()
@@ -184,7 +186,7 @@ def test_a_leak_is_seen(monkeypatch):
     grown = growth("pure", "register", 100_000)
     assert grown["descriptors"] == 1
     assert grown["objects"] > 700
-    assert grown["blocks"] > 1000
+    assert grown["blocks"] > 700
 
 
 LEAK = """
