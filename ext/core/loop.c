@@ -99,6 +99,10 @@ const char *ka_loop_backend_names(void) {
 
 /* ---- birth and end ------------------------------------------------------ */
 
+static void looked_at(struct ka_loop *loop, ka_tick now) {
+    atomic_store_explicit(&loop->looked, now, memory_order_relaxed);
+}
+
 int ka_loop_init(struct ka_loop *loop, const struct ka_backend *backend) {
     struct ka_poller *poller = NULL;
     int rc;
@@ -120,7 +124,7 @@ int ka_loop_init(struct ka_loop *loop, const struct ka_backend *backend) {
         return -ENOMEM;
     }
     loop->lag_ms = ka_os_clock_lag_ms();
-    loop->looked = ka_clock_now(&loop->clock);
+    looked_at(loop, ka_clock_now(&loop->clock));
     ka_moved(loop);
     return 0;
 }
@@ -257,9 +261,10 @@ static int take_wake(struct ka_loop *loop) {
 
 ka_tick ka_owner_now(struct ka_loop *loop) {
     ka_tick now = ka_clock_now(&loop->clock);
+    ka_tick looked = atomic_load_explicit(&loop->looked, memory_order_relaxed);
 
-    if (ka_tick_since(now, loop->looked) > KA_STALL_TICKS)
-        return loop->looked + KA_STALL_TICKS;
+    if (ka_tick_since(now, looked) > KA_STALL_TICKS)
+        return looked + KA_STALL_TICKS;
     return now;
 }
 
@@ -313,7 +318,7 @@ static void take(struct ka_loop *loop, int count, ka_tick now) {
     uint32_t at;
     int stale = 0, touched = 0;
 
-    loop->looked = now;
+    looked_at(loop, now);
     end = ready + make_room(loop, count);
     event = loop->event;
     for (; ready != end; ready++) {
@@ -515,10 +520,10 @@ int ka_loop_finish(struct ka_loop *loop) {
 
 void ka_loop_freeze(struct ka_loop *loop, ka_tick tick) {
     ka_clock_freeze(&loop->clock, tick);
-    loop->looked = ka_clock_now(&loop->clock);
+    looked_at(loop, ka_clock_now(&loop->clock));
 }
 
 void ka_loop_advance(struct ka_loop *loop, uint32_t ticks) {
     ka_clock_advance(&loop->clock, ticks);
-    loop->looked += ticks;
+    looked_at(loop, loop->looked + ticks);
 }

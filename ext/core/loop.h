@@ -51,8 +51,8 @@ struct ka_loop {
     uint32_t registered;    /* entries with a descriptor */
     struct ka_event *event; /* the batch */
     int count, room;
-    ka_id *expired;     /* scratch of KA_SLICE */
-    ka_tick looked;     /* when the loop looked last */
+    ka_id *expired;            /* scratch of KA_SLICE */
+    KA_ATOMIC(ka_tick) looked; /* when the loop looked last; others read it */
     ka_tick asked;      /* when it asked the table for its next deadline */
     int64_t next;       /* what that said */
     int ends;           /* this wait lasts until the caller's time is over */
