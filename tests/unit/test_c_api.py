@@ -93,8 +93,15 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "foreign_c"
 
 PyMODINIT_FUNC PyInit_foreign_c(void);
 PyMODINIT_FUNC PyInit_foreign_c(void) {
+    PyObject *made;
+
     api = PyCapsule_Import("stillalive._core.api", 0);
-    return api ? PyModule_Create(&module) : NULL;
+    made = api ? PyModule_Create(&module) : NULL;
+#ifdef Py_GIL_DISABLED
+    if (made)
+        PyUnstable_Module_SetGIL(made, Py_MOD_GIL_NOT_USED);
+#endif
+    return made;
 }
 """
 

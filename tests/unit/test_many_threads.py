@@ -12,6 +12,7 @@ import os
 import random
 import socket
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,15 @@ def for_a_while(act: Callable[[], object], seconds: float = SHORT) -> Callable[[
             act()
 
     return work
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has a GIL"
+)
+def test_the_import_leaves_the_gil_off(impl):
+    switched_off = "import sys, stillalive; print(stillalive.IMPLEMENTATION, sys._is_gil_enabled())"
+    assert child(impl, switched_off) == f"{impl.NAME} False\n"
+    assert not sys._is_gil_enabled(), "something else has switched it on: these tests show little"
 
 
 # ---- autotune ---------------------------------------------------------------

@@ -359,9 +359,10 @@ class Engine:
             raise RuntimeError(_REFUSAL)
 
     def _open(self) -> Poller:
-        if self._poller is None:
+        poller = self._poller
+        if poller is None:
             raise RuntimeError("the engine is closed")
-        return self._poller
+        return poller
 
     def _end(self, handle: Handle) -> None:
         if handle._engine is not None:
