@@ -37,7 +37,9 @@
  * pressed until then, and never shut down instead: an end would be a lie.
  * (OpenBSD has no times for one connection. NetBSD has, but the idle time
  * does not keep its timer quiet, and what the owner had cannot be read, to be
- * left as it was when the pressing fails. There nobody can order an abort.)
+ * left as it was when the pressing fails. There nobody can order an abort.
+ * Whether Windows has that rule is not known: who asks for the abort of a
+ * living peer's connection there is refused before he comes here.)
  *
  * A name is lost. Where connections are named by their ends a dead one has no
  * name any more, and no peer. Nothing is done then, so nobody can be hit; it

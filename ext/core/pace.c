@@ -29,12 +29,20 @@
  * and the real count only when the first two questions had the time to be
  * answered. A peer that is gone by then has been silent ever since, and goes
  * at the next tick.
+ *
+ * A count that is not high enough. Windows takes no more than 255, and whether
+ * it looks at the clock first nobody says; so it is taken for one that does.
+ * There the interval is long in place of the count, as long as three weeks of
+ * silence need, before anything else is set. The first look lowers it to what
+ * the connection's age needs, since it cannot have been silent for longer; the
+ * questions come at that pace, and what was meant is set with the count.
  */
 #include "ward.h"
 
 /* In ticks of a millisecond it must stay below 2^31. */
 #define PATIENT_S 2000000
 #define LATE_MS 2000 /* an answer on its way, a slow timer */
+#define AGE_MARGIN_MS 60000
 
 /* ---- the kernel's count ------------------------------------------------- */
 
@@ -61,6 +69,27 @@ static int is_told(ka_sock sock, int option, int32_t *value) {
     return ka_get(sock, option, value) == 0 && *value > 0;
 }
 
+/* What is meant in place of a patient interval: a quarter of the deadline,
+ * which detect_ms is nineteen twentieths of. */
+static int32_t meant(int64_t detect_ms, int32_t interval) {
+    return (int32_t)ka_clamp(detect_ms / 3800, 1, interval);
+}
+
+/* Whoever waits longer than that is patient, for `sock` may have been silent
+ * since it was connected. */
+static void hasten(ka_sock sock, int64_t detect_ms) {
+    int64_t age_ms = ka_connected_ms(sock), need;
+    int32_t interval, count;
+
+    if (age_ms < 0 || !is_told(sock, KA_INTERVAL, &interval) ||
+        !is_told(sock, KA_COUNT, &count))
+        return;
+    need = (age_ms + AGE_MARGIN_MS) / 1000 / count + 1;
+    need = ka_clamp(need, meant(detect_ms, interval), interval);
+    if (need < interval)
+        (void)ka_set(sock, KA_INTERVAL, (int32_t)need);
+}
+
 /* When the count may be set: 0 never, its owner has put none of ours there. */
 static int64_t count_when(ka_sock sock, int64_t now_ms) {
     int32_t idle, interval;
@@ -76,14 +105,20 @@ int64_t ka_pace_count(struct ka_watcher *watcher, struct ka_ward *ward,
     int64_t detect_ms = ward->flags & KA_WARD_WATCHED
                             ? ward->detect_ms
                             : watcher->settings.limits.detect_ms;
-    ka_sock sock = watcher->reserve.sock;
     int32_t idle = ward->paced_idle, interval = ward->paced_interval;
     int64_t again;
+    ka_sock sock;
 
     if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
-    if (detect_ms >= 0 && idle > 0 && interval > 0)
+    sock = watcher->reserve.sock;
+    if (detect_ms >= 0 && idle > 0 && interval > 0) {
+        if (meant(detect_ms, interval) < interval) {
+            interval = meant(detect_ms, interval);
+            (void)ka_set(sock, KA_INTERVAL, interval);
+        }
         (void)ka_set(sock, KA_COUNT, count_for(detect_ms, idle, interval));
+    }
     ka_reserve_give(&watcher->reserve);
     ward->count_ms = 0;
     return KA_NO_TIME;
@@ -104,15 +139,17 @@ static void quicken(ka_sock sock, int64_t detect_ms) {
 
 int64_t ka_pace_watched(struct ka_watcher *watcher, struct ka_ward *ward,
                         const struct ka_info *info, int64_t now_ms) {
-    ka_sock sock = watcher->reserve.sock;
     int64_t again;
+    ka_sock sock;
 
     if (ward->detect_ms < 0)
         return KA_NO_TIME;
     if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
+    sock = watcher->reserve.sock;
     quicken(sock, ward->detect_ms);
     if (ka_is_deaf(info)) {
+        hasten(sock, ward->detect_ms);
         ward->count_ms = count_when(sock, now_ms);
         (void)ka_get(sock, KA_IDLE, &ward->paced_idle);
         (void)ka_get(sock, KA_INTERVAL, &ward->paced_interval);
@@ -162,13 +199,14 @@ static void be_patient(struct ka_ward *ward, ka_sock sock,
 int64_t ka_pace_found(struct ka_watcher *watcher, struct ka_ward *ward,
                       const struct ka_info *info, int64_t now_ms) {
     struct ka_policy pace = watcher->settings.pace;
-    ka_sock sock = watcher->reserve.sock;
     struct ka_fault fault;
     int64_t again;
     int32_t by;
+    ka_sock sock;
 
     if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
+    sock = watcher->reserve.sock;
     if (is_slow(sock, &pace)) {
         by = watcher->settings.pace_jitter;
         by = by > 0 ? (int32_t)(ward->identity % ((uint64_t)by + 1)) : 0;

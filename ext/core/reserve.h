@@ -12,8 +12,9 @@
  * there then is not ours, and dup3 onto it would close it. So before each use
  * the number must still be the pipe we put there.
  *
- * reserve_posix.c and reserve_windows.c hold the same functions. One thread
- * at a time. Results are >= 0 or -errno.
+ * reserve_posix.c and reserve_windows.c hold the same functions; on Windows
+ * there is no number to keep, and a duplicate gets one when it is made. One
+ * thread at a time. Results are >= 0 or -errno.
  */
 #ifndef KA_RESERVE_H
 #define KA_RESERVE_H
@@ -43,7 +44,8 @@ struct ka_reserve {
     ka_sock filler; /* the other number of the pipe */
     uint64_t device, inode, twin; /* of the pipe, whose ends may differ */
     int32_t taken;
-    uint32_t takes; /* so far, and what the last of them were */
+    int32_t started; /* Windows: Winsock was */
+    uint32_t takes;  /* so far, and what the last of them were */
     int32_t lately[KA_LATELY];
 };
 
@@ -63,7 +65,7 @@ void ka_reserve_abandon(struct ka_reserve *reserve);
  * own numbers are no longer ours; nothing was touched, and nothing may ever
  * be again. */
 int ka_reserve_take(struct ka_reserve *reserve, ka_sock sock);
-/* Close the duplicate by putting the pipe back in its place. */
+/* Close the duplicate; where there is a pipe, by putting that back. */
 void ka_reserve_give(struct ka_reserve *reserve);
 
 /* What is done to a connection, on the duplicate. */
@@ -74,6 +76,9 @@ int ka_end_disconnect(ka_sock sock);
 int ka_name_while_open(ka_sock sock, uint64_t *name);
 /* MPTCP, with more than the path whose counters can be seen. */
 int ka_has_paths(ka_sock sock);
+/* How long it has been connected at most: it cannot have been silent for
+ * longer. -1 where that is not told. */
+int64_t ka_connected_ms(ka_sock sock);
 /* Bytes that the owner has not read. */
 int ka_unread(ka_sock sock, int64_t *bytes);
 int ka_endpoints(ka_sock sock, struct ka_endpoint *local,

@@ -326,6 +326,11 @@ int ka_has_paths(ka_sock sock) {
 #endif
 }
 
+int64_t ka_connected_ms(ka_sock sock) {
+    (void)sock;
+    return -1;
+}
+
 int ka_name_while_open(ka_sock sock, uint64_t *name) {
     struct stat seen;
 

@@ -353,8 +353,8 @@ void ka_ward_judge(const struct ka_watcher *watcher, struct ka_ward *ward,
     limits_of(watcher, ward, &limits);
     if (ka_is_deaf(info))
         limits.detect_ms = KA_NO_TIME;
-    if (info->unacked < 0 && info->notsent_bytes < 0 &&
-        info->queued_bytes < 0) /* it may be sending */
+    if (info->unacked <= 0 && info->notsent_bytes < 0 &&
+        info->queued_bytes < 0) /* bytes may wait */
         limits.idle_ms = KA_NO_TIME;
     ka_judge(&limits, &ward->past, info, now_ms, out);
     if (ward->sample.begun)
@@ -373,7 +373,8 @@ void ka_ward_see(struct ka_ward *ward, const struct ka_info *info,
 
     ward->seen_ms = now_ms;
     ward->seen_segs = info->segs_in;
-    ward->seen_state = info->state;
+    if (info->state >= 0 || ward->seen_state < 0)
+        ward->seen_state = info->state >= 0 ? info->state : KA_SEEN;
     if (info->unacked == 0 && info->notsent_bytes == 0 &&
         (info->state == KA_TCP_ESTABLISHED ||
          info->state == KA_TCP_CLOSE_WAIT))
@@ -391,8 +392,24 @@ void ka_ward_see(struct ka_ward *ward, const struct ka_info *info,
     ward->ends = ends;
 }
 
+/* A connection that was, and is no more. Where the state is not told, or not
+ * any more, poll() has to do: an end alone is the peer's, unless a state was
+ * told as long as it was open. */
+static int is_over(const struct ka_ward *ward, const struct ka_info *info) {
+    struct ka_pending pending;
+
+    if (info->state >= 0)
+        return info->state == KA_TCP_CLOSE &&
+               (ward->seen_state >= 0 || info->rtt_us > 0);
+    if (ka_pending(ward->sock, &pending) < 0)
+        return 0;
+    return pending.error || (pending.rdhup && ward->seen_state > KA_SEEN);
+}
+
 void ka_ward_first(struct ka_ward *ward, const struct ka_info *info) {
-    if (info->state == KA_TCP_ESTABLISHED || info->state == KA_TCP_CLOSE_WAIT)
+    if (info->state == KA_TCP_ESTABLISHED ||
+        info->state == KA_TCP_CLOSE_WAIT ||
+        (info->state < 0 && !is_over(ward, info)))
         ka_ward_see(ward, info, ka_os_now_ms());
     if (is_connected(info))
         return;
@@ -410,8 +427,7 @@ static int64_t look_at_watch(struct ka_watcher *watcher, struct ka_ward *ward,
     struct ka_judgement judged;
     int64_t again;
 
-    if (info->state == KA_TCP_CLOSE &&
-        (ward->seen_state >= 0 || info->rtt_us > 0)) {
+    if (is_over(ward, info)) {
         again = ka_deed_closed(watcher, ward, now_ms);
         return again == KA_LET_GO ? again : ka_sooner(again, pace);
     }

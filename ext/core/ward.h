@@ -48,13 +48,15 @@ struct ka_ward {
     int64_t count_ms; /* when its count may be lowered; 0: it need not be */
     int32_t paced_idle, paced_interval;
     int64_t told_in, told_out;
-    int64_t seen_ms, seen_segs, seen_state; /* the last look at it open */
+    /* The last look at it open; KA_SEEN where the state is not told. */
+    int64_t seen_ms, seen_segs, seen_state;
     int64_t seen_beyond; /* ka_acked_beyond while nothing was under way; -1 */
     struct ka_endpoint *ends; /* local and peer of a watch; NULL not known */
     struct ka_past past;
     struct ka_sample sample;
 };
 #define KA_NOT_YET INT64_MAX /* as from_ms: it is not connected */
+#define KA_SEEN 0            /* no state has this number */
 
 /* What a look returns in place of milliseconds: the ward is to be dropped. */
 #define KA_LET_GO (-2)
@@ -247,8 +249,8 @@ int64_t ka_deed_nameless(struct ka_watcher *watcher, struct ka_ward *ward,
 /* The number means another socket, or none. */
 int64_t ka_deed_gone(struct ka_watcher *watcher, struct ka_ward *ward,
                      int64_t now_ms);
-/* 1: reserve.sock is this very connection, until ka_reserve_give. 0: *again
- * is what the look returns. */
+/* 1: reserve.sock is this very connection, until ka_reserve_give, and not the
+ * number that it was before. 0: *again is what the look returns. */
 int ka_deed_take(struct ka_watcher *watcher, struct ka_ward *ward,
                  int64_t now_ms, int64_t *again);
 /* Milliseconds until something may be ended; 0 now. */

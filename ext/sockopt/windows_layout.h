@@ -6,7 +6,9 @@
  * used of TCP_INFO lies in the first version of the structure.
  *
  * There is no clock of the last segment in it and no count of segments. What
- * is in flight is counted in bytes: segments by the MSS, rounded up.
+ * is in flight is counted in bytes: segments by the MSS, rounded up. What
+ * waits to be sent is not told; but with nothing in flight and room for a
+ * segment at the peer's it would have been sent, so then it is nothing.
  * TimeoutEpisodes count since the beginning, not what is outstanding, so they
  * stand for nothing here. Include it after winsock2.h and mstcpip.h.
  */
@@ -59,6 +61,8 @@ static inline void ka_info_decode(const unsigned char *raw,
     info->rtt_us = ka_u32_at(raw, KA_INFO_V0_BYTES, 20);
     info->min_rtt_us = ka_u32_at(raw, KA_INFO_V0_BYTES, 24);
     info->snd_wnd = ka_u32_at(raw, KA_INFO_V0_BYTES, 36);
+    if (in_flight == 0 && info->snd_wnd >= mss)
+        info->notsent_bytes = 0;
     info->bytes_sent = ka_u64_at(raw, KA_INFO_V0_BYTES, 48);
     info->bytes_received = ka_u64_at(raw, KA_INFO_V0_BYTES, 56);
     info->bytes_retrans = ka_u32_at(raw, KA_INFO_V0_BYTES, 68);

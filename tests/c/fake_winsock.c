@@ -1,5 +1,7 @@
 #include "fake_winsock.h"
 
+#include <windows.h>
+
 #include <string.h>
 
 struct fake_winsock fake;
@@ -16,6 +18,7 @@ void fake_reset(void) {
     fake.type = SOCK_STREAM;
     fake.protocol = IPPROTO_TCP;
     fake.named = fake.connected = 1;
+    fake.connected_s = -1;
 }
 
 static int fail(int error) {
@@ -24,7 +27,14 @@ static int fail(int error) {
 }
 
 static int missing(SOCKET sock) {
+    if (fake.twin != 0 && sock == fake.twin)
+        return 0;
     return fake.closed || (sock != FAKE_SOCK && sock != FAKE_OWN);
+}
+
+/* A change of the connection. */
+static void change(SOCKET sock) {
+    fake.on_owner += sock == FAKE_SOCK;
 }
 
 int WSAAPI WSAStartup(WORD version, WSADATA *data) {
@@ -51,7 +61,63 @@ SOCKET WSAAPI socket(int family, int type, int protocol) {
     return FAKE_OWN;
 }
 
+int WSAAPI WSADuplicateSocketW(SOCKET sock, DWORD process,
+                               WSAPROTOCOL_INFOW *out) {
+    if (missing(sock))
+        return fail(WSAENOTSOCK);
+    if (process != GetCurrentProcessId() || fake.started == 0)
+        return fail(WSAEINVAL);
+    if (fake.twin_error)
+        return fail(fake.twin_error);
+    memset(out, 0, sizeof *out);
+    out->iProtocol = IPPROTO_TCP;
+    return 0;
+}
+
+SOCKET WSAAPI WSASocketW(int family, int type, int protocol,
+                         WSAPROTOCOL_INFOW *info, GROUP group, DWORD flags) {
+    if (family != FROM_PROTOCOL_INFO || type != FROM_PROTOCOL_INFO ||
+        protocol != FROM_PROTOCOL_INFO || info == NULL ||
+        info->iProtocol != IPPROTO_TCP || group != 0 || flags != 0x81 ||
+        fake.twin != 0)
+        return (SOCKET)fail(WSAEINVAL);
+    if (fake.make_error)
+        return (SOCKET)fail(fake.make_error);
+    fake.twin = FAKE_TWIN + 4 * (SOCKET)(fake.twins++ % 8);
+    return fake.twin;
+}
+
+int WSAAPI shutdown(SOCKET sock, int how) {
+    if (missing(sock))
+        return fail(WSAENOTSOCK);
+    if (!fake.connected)
+        return fail(WSAENOTCONN);
+    change(sock);
+    fake.shutdowns += how == SD_BOTH;
+    return 0;
+}
+
+USHORT WSAAPI ntohs(USHORT number) {
+    return (USHORT)(number << 8 | number >> 8);
+}
+
+#ifdef KA_FAKE_WINDOWS_H
+DWORD GetCurrentProcessId(void) {
+    return 4711;
+}
+
+BOOL CancelIoEx(HANDLE file, LPWSAOVERLAPPED one) {
+    fake.cancelled += one == NULL && fake.shutdowns > 0 &&
+                      (SOCKET)(uintptr_t)file == fake.twin;
+    return 0;
+}
+#endif
+
 int WSAAPI closesocket(SOCKET sock) {
+    if (fake.twin != 0 && sock == fake.twin) {
+        fake.twin = 0;
+        return 0;
+    }
     if (sock != FAKE_OWN)
         return fail(WSAENOTSOCK);
     fake.sockets--;
@@ -97,7 +163,9 @@ int WSAAPI getsockopt(SOCKET sock, int level, int number, char *value,
         *size = 1;
         return 0;
     }
-    if (level == SOL_SOCKET && number == SO_ACCEPTCONN) {
+    if (level == SOL_SOCKET && number == 0x700C) { /* SO_CONNECT_TIME */
+        answer = (int32_t)fake.connected_s;
+    } else if (level == SOL_SOCKET && number == SO_ACCEPTCONN) {
         if (fake.type != SOCK_STREAM)
             return fail(WSAENOPROTOOPT);
         answer = fake.listening;
@@ -121,7 +189,8 @@ static int note(SOCKET sock, int number, long value, long other) {
     if (sock == FAKE_OWN)
         return 0;
     if (fake.sets < FAKE_RECORDED)
-        fake.set[fake.sets] = (struct fake_set){number, value, other};
+        fake.set[fake.sets] = (struct fake_set){sock, number, value, other};
+    change(sock);
     fake.sets++;
     return fake.sets == fake.fail_set ? fail(fake.fail_error) : 0;
 }
@@ -218,11 +287,13 @@ int WSAAPI WSAPoll(WSAPOLLFD *seen, ULONG count, int timeout) {
     return seen->revents != 0;
 }
 
-static int name(struct sockaddr *address, int *size, unsigned port) {
+static int name(SOCKET sock, struct sockaddr *address, int *size, int port) {
     struct sockaddr_in *four = (struct sockaddr_in *)(void *)address;
 
     memset(four, 0, sizeof *four);
     four->sin_family = (short)fake.family;
+    port +=
+        sock != FAKE_SOCK && fake.twin_ports ? fake.twin_ports : fake.ports;
     four->sin_port = (unsigned short)port;
     four->sin_addr.s_addr = 0x0100007F;
     *size = sizeof *four;
@@ -232,11 +303,12 @@ static int name(struct sockaddr *address, int *size, unsigned port) {
 int WSAAPI getsockname(SOCKET sock, struct sockaddr *address, int *size) {
     if (missing(sock))
         return fail(WSAENOTSOCK);
-    return fake.named ? name(address, size, 0x1111) : fail(WSAEINVAL);
+    return fake.named ? name(sock, address, size, 0x1111) : fail(WSAEINVAL);
 }
 
 int WSAAPI getpeername(SOCKET sock, struct sockaddr *address, int *size) {
     if (missing(sock))
         return fail(WSAENOTSOCK);
-    return fake.connected ? name(address, size, 0x2222) : fail(WSAENOTCONN);
+    return fake.connected ? name(sock, address, size, 0x2222)
+                          : fail(WSAENOTCONN);
 }

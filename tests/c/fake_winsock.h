@@ -1,4 +1,5 @@
-/* fake_winsock.h - one TCP socket of a Windows that never was.
+/* fake_winsock.h - one TCP socket of a Windows that never was, and a
+ * duplicate.
  *
  * A table of what this Windows has, the values that the socket holds, and a
  * record of every call that changes it. Compiled on Linux with the headers
@@ -13,11 +14,13 @@
 #include <mstcpip.h>
 
 #define FAKE_SOCK ((SOCKET)44)
-#define FAKE_OWN ((SOCKET)52) /* what socket() makes */
+#define FAKE_OWN ((SOCKET)52)  /* what socket() makes */
+#define FAKE_TWIN ((SOCKET)60) /* the first duplicate, 64 the next */
 #define FAKE_RECORDED 32
 #define FAKE_VALS 0 /* as a number: SIO_KEEPALIVE_VALS */
 
 struct fake_set {
+    SOCKET sock;
     int number;        /* of the option, FAKE_VALS */
     long value, other; /* of FAKE_VALS: ms idle and interval */
 };
@@ -39,7 +42,15 @@ struct fake_winsock {
     uint32_t unread;
     unsigned char info[136];
     int closed;
+    int64_t connected_s; /* SO_CONNECT_TIME, -1 none */
+    int ports;           /* of its ends: others for another connection */
+    int twin_ports;      /* if not 0, those of what is duplicated instead */
+    int twin_error;      /* of WSADuplicateSocketW, 0 none */
+    int make_error;      /* of WSASocketW */
     /* what happened */
+    SOCKET twin; /* 0: there is none */
+    int twins, shutdowns, cancelled;
+    int on_owner; /* changes that went by the owner's number */
     struct fake_set set[FAKE_RECORDED];
     int sets; /* of the socket, failed ones too */
     int started, sockets, sent_versions;

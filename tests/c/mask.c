@@ -54,8 +54,12 @@ static void show(ka_sock sock, const struct ka_info *all,
         info->notsent_bytes = waiting;
         info->rto_us = all->unacked > 0 ? all->rto_us : -1;
     }
-    if (mask == WINDOWS)
+    if (mask == WINDOWS) {
         info->unacked = all->unacked;
+        info->snd_wnd = all->snd_wnd;
+        if (all->unacked == 0 && all->snd_wnd >= 1460)
+            info->notsent_bytes = 0;
+    }
     if (mask == FREEBSD || mask == NUMBERS)
         info->last_ack_recv_ms = all->last_ack_recv_ms < all->last_data_recv_ms
                                      ? all->last_ack_recv_ms

@@ -60,7 +60,7 @@ static void the_fields_that_there_are(void) {
         CHECK_EQ(info.last_ack_recv_ms, -1);
         CHECK_EQ(info.last_data_recv_ms, -1);
         CHECK_EQ(info.last_data_sent_ms, -1);
-        CHECK_EQ(info.notsent_bytes, -1);
+        CHECK_EQ(info.notsent_bytes, -1); /* some is in flight */
     }
 }
 
@@ -77,6 +77,25 @@ static void segments_in_flight_are_rounded_up(void) {
         put_32(4, cases[i][1]);
         CHECK_EQ(ka_info(FAKE_SOCK, &info), 0);
         CHECK_EQ(info.unacked, cases[i][2]);
+    }
+}
+
+static void nothing_waits_when_it_had_room(void) {
+    static const uint32_t cases[][3] = {/* in flight, window, waiting */
+                                        {0, 65535, 0},
+                                        {0, 1460, 0},
+                                        {0, 1459, UINT32_MAX},
+                                        {0, 0, UINT32_MAX},
+                                        {1, 65535, UINT32_MAX}};
+    size_t i;
+
+    on_newest();
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fill(4);
+        put_32(28, cases[i][0]);
+        put_32(36, cases[i][1]);
+        CHECK_EQ(ka_info(FAKE_SOCK, &info), 0);
+        CHECK_EQ(info.notsent_bytes, (int32_t)cases[i][2]);
     }
 }
 
@@ -287,6 +306,7 @@ static void every_error_has_an_errno(void) {
 int main(void) {
     RUN(the_fields_that_there_are);
     RUN(segments_in_flight_are_rounded_up);
+    RUN(nothing_waits_when_it_had_room);
     RUN(states_have_our_numbers);
     RUN(without_tcp_info_the_state_is_not_told);
     RUN(what_is_no_connection_is_told_apart);

@@ -1,28 +1,37 @@
-# windows.mk - the tests of ext/sockopt/windows.c, part of Makefile.
+# windows.mk - the tests of ext/sockopt/windows.c and of the watcher over it,
+# part of Makefile.
 #
-# test_windows_options and test_windows_info run over fake_winsock.c on every
-# machine, with the headers of winsock/. `make wine` builds the same for
+# WINSOCK_FAKED run over fake_winsock.c on every machine, with the headers of
+# winsock/. `make wine` builds the same for
 # Windows with mingw-w64, beside tests of real sockets and the portable ones
 # of the core, and runs them under wine.
 
 MINGW ?= x86_64-w64-mingw32-gcc
 WINE ?= wine
-WINSOCK_FAKED = windows_options windows_info
+WINSOCK_FAKED = windows_options windows_info windows_duplicate windows_watch
+# With a clock and threads of its own, as the tests are.
+WINSOCK_WATCHER = watcher ward deed pace sample judge discover ring table table_scan none
 PROGRAMS += $(WINSOCK_FAKED) atomics own_atomics
 
 # Winsock's functions under names of the fake's own.
 RENAMED = setsockopt getsockopt WSAIoctl socket closesocket WSAStartup WSACleanup \
-	WSAGetLastError WSAPoll ioctlsocket getpeername getsockname
+	WSAGetLastError WSAPoll ioctlsocket getpeername getsockname WSADuplicateSocketW WSASocketW \
+	shutdown ntohs
 RENAME = $(foreach name,$(RENAMED),-D$(name)=fake_$(name))
 
 $(DIR)/winsock/%.o: %.c $(HEADERS) $(wildcard winsock/*.h $(EXT)/sockopt/windows*)
 	@mkdir -p $(@D)
-	$Q$(CC) $(CFLAGS) -D_WIN32 -Iwinsock $(RENAME) -c $< -o $@
+	$Q$(CC) $(CFLAGS) -D_WIN32 -DKA_NAMED_BY_ENDS=1 -Iwinsock $(RENAME) -c $< -o $@
 
 $(DIR)/winsock/%.o: $(EXT)/core/%.c $(HEADERS)
 	@mkdir -p $(@D)
+	$Q$(CC) $(CFLAGS) -D_WIN32 -DKA_NAMED_BY_ENDS=1 -Iwinsock $(RENAME) -c $< -o $@
+
+$(DIR)/winsock/none.o: $(EXT)/diag/none.c $(HEADERS)
+	@mkdir -p $(@D)
 	$Q$(CC) $(CFLAGS) -D_WIN32 -c $< -o $@
 
+$(DIR)/test_windows_watch: $(WINSOCK_WATCHER:%=$(DIR)/winsock/%.o)
 $(WINSOCK_FAKED:%=$(DIR)/test_%): $(DIR)/test_%: $(DIR)/winsock/test_%.o \
 		$(DIR)/winsock/fake_winsock.o $(DIR)/winsock/policy.o $(DIR)/winsock/liveness.o
 	$Q$(CC) $(CFLAGS) $^ -o $@
@@ -37,7 +46,7 @@ $(DIR)/test_own_atomics: test_atomics.c $(DIR)/core/monitor_posix.o $(DIR)/core/
 # ---- for Windows, under wine ------------------------------------------------
 
 WINE_PORTABLE = table table_model table_memory table_threads clock ring judge atomics
-WINE_REAL = windows_sockets windows_loop
+WINE_REAL = windows_sockets windows_loop windows_reserve windows_ward
 WINE_ALL = $(WINSOCK_FAKED) $(WINE_PORTABLE) $(WINE_REAL)
 
 EXE = $(OUT)/mingw

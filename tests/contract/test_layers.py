@@ -69,7 +69,7 @@ CORE_HEADERS = {
     "monitor_windows": {"monitor.h", "os.h"},
     "reserve": {"stillalive.h"},
     "reserve_posix": {"reserve.h"},
-    "reserve_windows": {"reserve.h"},
+    "reserve_windows": {"reserve.h", "windows_errors.h"},
     "judge": {"stillalive.h"},
     "ring": {"judge.h", "reserve.h", "monitor.h", "os.h"},
     "loop": {"table.h", "clock.h", "backend.h", "registry.h", "stillalive.h"},

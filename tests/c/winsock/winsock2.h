@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 typedef uintptr_t SOCKET;
-typedef uint32_t DWORD, ULONG;
+typedef uint32_t DWORD, ULONG, GROUP;
 typedef uint16_t WORD, USHORT;
 typedef int16_t SHORT;
 typedef unsigned char BYTE;
@@ -75,6 +75,10 @@ struct sockaddr_in6 {
 #define SO_KEEPALIVE 0x0008
 #define SO_PROTOCOL_INFOW 0x2005
 #define FIONREAD 0x4004667F
+#define FROM_PROTOCOL_INFO (-1)
+#define WSA_FLAG_OVERLAPPED 0x01
+#define WSA_FLAG_NO_HANDLE_INHERIT 0x80
+#define SD_BOTH 2
 
 #define WSA_INVALID_HANDLE 6
 #define WSA_NOT_ENOUGH_MEMORY 8
@@ -123,6 +127,11 @@ int WSAIoctl(SOCKET sock, DWORD code, void *in, DWORD in_size, void *out,
              LPWSAOVERLAPPED_COMPLETION_ROUTINE routine);
 int ioctlsocket(SOCKET sock, long code, u_long *value);
 int WSAPoll(WSAPOLLFD *seen, ULONG count, int timeout);
+int WSADuplicateSocketW(SOCKET sock, DWORD process, WSAPROTOCOL_INFOW *out);
+SOCKET WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *info,
+                  GROUP group, DWORD flags);
+int shutdown(SOCKET sock, int how);
+USHORT ntohs(USHORT number);
 int getsockname(SOCKET sock, struct sockaddr *address, int *size);
 int getpeername(SOCKET sock, struct sockaddr *address, int *size);
 
