@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from . import _backend as b
 from . import _evidence, _impl, _systems
 from ._errors import os_name
 from ._systems import OPTION_NAMES, Option, System
@@ -103,12 +106,20 @@ def _range(row: Option | None) -> tuple[int, int] | None:
     return None if row is None else row.native_range
 
 
+def _reads_probes() -> bool:
+    with socket.socket() as sock:
+        held = _impl.backend.read_options(sock.fileno())
+    return min(held[b.IDLE], held[b.INTERVAL], held[b.COUNT]) >= 0
+
+
 def _call(here: System, name: str, has_options: bool, pure: bool) -> Capability:
     row = here.call(name)
     loop = name in LOOPS
     supported = row.supported and (has_options or loop)
     if pure and name in WATCHING and here.key != "linux":  # its watcher is Linux's
         supported = False
+    if name == "watch" and os.name == "nt" and supported:  # older ones have other options
+        supported = _reads_probes()
     native = " or ".join(_impl.backend.mechanisms()) if loop else row.native
     return Capability(
         name=name,

@@ -85,7 +85,8 @@ class LivenessEvent:
     unsent: int | None
     """Bytes that the peer had not taken."""
     errno: int | None
-    """The error that the owner is told, None if unknown or none."""
+    """The error that the owner is told, None if unknown or none. Of ``timed_out`` None says that
+    this system does not tell a reset from it."""
     fd: int
     """The descriptor's number at that time, for messages only: it may be another's now."""
     identity: int
@@ -96,7 +97,8 @@ class LivenessEvent:
     @property
     def reason(self) -> str:
         """Say in plain words, with numbers, what happened and what was done."""
-        text = _REASONS[self.why].format(
+        untold = self.why == "timed_out" and self.errno is None
+        text = (_RESET_OR_TIMEOUT if untold else _REASONS[self.why]).format(
             idle="some time" if self.idle_for is None else plain(self.idle_for) + " s",
             received=_number(self.bytes_received),
             unsent=_number(self.unsent),
@@ -127,6 +129,7 @@ _REASONS = {
     "reset": "the connection was reset",
     "timed_out": "the kernel gave the connection up",
 }
+_RESET_OR_TIMEOUT = "the connection was reset, or the kernel gave it up"
 
 
 def _number(value: int | None) -> str:

@@ -31,7 +31,7 @@ _ROWS: dict[str, tuple[str, str, str, str, str, str]] = {
     "enabled": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
     "idle": (RAN, BUILT, BUILT, BUILT, NOT, WINE8),
     "interval": (RAN, BUILT, BUILT, BUILT, NOT, WINE8),
-    "count": (RAN, BUILT, BUILT, BUILT, NOT, BUILT),
+    "count": (RAN, BUILT, BUILT, BUILT, NOT, WINE10),
     "user_timeout": (RAN, BUILT, BUILT, NOT, NOT, BUILT),
     "rto_max": (RAN, NOT, NOT, NOT, NOT, NOT),
     # calls
@@ -41,7 +41,7 @@ _ROWS: dict[str, tuple[str, str, str, str, str, str]] = {
     "check": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),
     "probe": (RAN, NOT, BUILT, NOT, NOT, NOT),
     "aprobe": (RAN, NOT, BUILT, NOT, NOT, NOT),
-    "watch": (RAN, BUILT, BUILT, BUILT, BUILT, NOT),
+    "watch": (RAN, BUILT, BUILT, BUILT, BUILT, WINE10),
     "Guard": (RAN, BUILT, BUILT, NOT, NOT, NOT),
     "autotune": (RAN, BUILT, BUILT, BUILT, BUILT, BUILT),
     "Selector": (RAN, BUILT, BUILT, BUILT, BUILT, WINE8),

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from . import _asking, _impl, _seeing
 from . import _backend as b
-from . import _impl, _seeing
 from . import _pacing as pacing
 from ._errors import not_supported
 from ._events import Dispatcher, OnEvent, Subscriber, Told, event_of, logger, quietly
 from ._watching import Watch, Wish
-from .liveness import Liveness
+from .liveness import Liveness, State
 
 __all__ = ["NO_STATS", "Run"]
 
@@ -28,6 +28,7 @@ _MPTCP = 262
 
 _clock = time.monotonic
 _CONNECTING = frozenset((b.CLOSE, b.SYN_SENT, b.SYN_RECV))
+_UNTOLD = -1
 
 NO_STATS: Mapping[str, int] = dict.fromkeys(
     (
@@ -118,16 +119,19 @@ class Run:
         tcp = family in (socket.AF_INET, socket.AF_INET6) and type_ == socket.SOCK_STREAM
         if not tcp or protocol == _MPTCP:
             raise not_supported("watch", kind, errno.EOPNOTSUPP)
-        identity = _impl.backend.identify(fd)
         if listening:
             if wish.detect is None or wish.idle is not None:
                 raise not_supported("watch(idle_timeout=...)", kind, errno.EOPNOTSUPP)
-            return self._watch_listener(fd, identity, wish, wish.detect)
-        info = b.Info(*_impl.backend.tcp_info(fd))
-        if info.state == b.CLOSE:
-            _refuse_if_over(fd)
-        if info.state in _CONNECTING and not _seeing.names_its_own():
+            _refuse_if_old(fd, wish, None)
+            return self._watch_listener(fd, _impl.backend.identify(fd), wish, wish.detect)
+        info = _info_of(fd)
+        if info is None or info.state in (b.CLOSE, _UNTOLD):
+            _refuse_if_over(fd, ended=info is None or info.state == b.CLOSE)
+        if (info is None or info.state in _CONNECTING) and not _seeing.names_its_own():
             raise not_supported("watch before it is connected", kind, errno.EOPNOTSUPP)
+        assert info is not None  # Linux always tells
+        _refuse_if_old(fd, wish, info)
+        identity = _impl.backend.identify(fd)
         within = pacing.NO_BOUNDS
         if wish.detect is not None:
             connected = info.state not in _CONNECTING
@@ -306,15 +310,34 @@ class Run:
             self.watcher.abandon()
 
 
-def _refuse_if_over(fd: int) -> None:
-    """Raise ConnectionError if it was connected, and is so no more."""
+def _info_of(fd: int) -> b.Info | None:
+    """Return what the kernel says; None where it says nothing before it is connected."""
+    try:
+        return b.Info(*_impl.backend.tcp_info(fd))
+    except OSError as error:
+        if error.errno != errno.ENOTCONN or _seeing.names_its_own():
+            raise
+        return None
+
+
+def _refuse_if_old(fd: int, wish: Wish, info: b.Info | None) -> None:
+    held = None if wish.detect is None else _asking.held_by_owner(fd)
+    _seeing.refuse_here(held, None if wish.idle is None else info)
+
+
+def _refuse_if_over(fd: int, *, ended: bool) -> None:
+    """Raise ConnectionError if it was connected, and is so no more.
+
+    Where it is not told to have `ended`, an end of the peer's alone is none.
+    """
     try:
         found = Liveness(_impl.backend.check(fd))
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             return
         raise
-    found.raise_if_unusable()
+    if ended or found.state is not State.PEER_CLOSED:
+        found.raise_if_unusable()
 
 
 def _after_fork() -> None:

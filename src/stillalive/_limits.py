@@ -139,7 +139,8 @@ def check(
     )
     if all(getattr(limits, name) is None for name in LIMITS):
         raise ValueError(f"a Guard needs a limit, at least one of: {', '.join(LIMITS)}")
-    _seeing.refuse(name for name in LIMITS if getattr(limits, name) is not None)
+    wanted = [name for name in LIMITS if getattr(limits, name) is not None]
+    _seeing.refuse(wanted, found=True)
     return limits
 
 

@@ -15,6 +15,12 @@ For a deadline D each must come about every D/4:
   to anyone. With 127 the watcher decides, and the kernel still does, later,
   should the process be stopped.
 
+Where the kernel has to decide, a count is also how long a connection may have
+been silent before. So it is set before anything that would make it matter, is
+high enough for three weeks, and the watcher lowers it when the first probes
+have had the time to be answered. On Windows no count is high enough for that;
+there the interval is long as well, and the watcher sees to both.
+
 What it gives: an outage of D/3 costs at most two probes, and the third is
 answered before the deadline; the deadline is D less a margin for the pace of
 the watcher's own looks.
@@ -31,12 +37,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
+import sys
 import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import _asking, _impl, _pending, _seeing, tuning
+from . import _asking, _impl, _pending, _seeing, _systems, tuning
 from . import _backend as b
+from . import _bounds as limits
 from . import _rules as rules
 from ._host import system_defaults
 
@@ -115,17 +124,20 @@ def pace(seconds: float, rto_bounded: bool, identity: int = 0) -> b.Values:
     """Return the kernel's values for a deadline."""
     beat = _quarter(seconds) - identity % (jitter(seconds) + 1)
     rto_max = _rto_max(seconds) * 1000 if rto_bounded else b.LEAVE
-    return 1, beat, beat, _most_count(beat), 0, rto_max
+    interval, count = _patience(beat)
+    return 1, beat, interval, count, 0, rto_max
 
 
-def _most_count(beat: int) -> int:
-    # Elsewhere than on Linux the count is also how long a connection may have
-    # been idle before: too low a one ends a healthy connection unasked. The
-    # watcher lowers it when the first probes have been answered.
+def _patience(beat: int) -> tuple[int, int]:
     if not _seeing.decides_itself():
-        return _MOST_COUNT
+        return beat, _MOST_COUNT
     allowed = _impl.backend.option_range(b.COUNT)
-    return min(_PATIENT // beat, _MOST_COUNT if allowed is None else allowed[1])
+    most = _MOST_COUNT if allowed is None else allowed[1]
+    if _PATIENT // beat <= most:
+        return beat, _PATIENT // beat
+    # Not as high as Windows allows: wine, which has Linux's counts, can be asked then.
+    count = min(most, _MOST_COUNT)
+    return math.ceil(_PATIENT / count), count
 
 
 def bounds(seconds: float, rto_bounded: bool, rto: float | None) -> DetectsWithin:
@@ -133,6 +145,8 @@ def bounds(seconds: float, rto_bounded: bool, rto: float | None) -> DetectsWithi
 
     `rto` is the live retransmission timeout, None where there is no connection yet.
     """
+    if not _seeing.asks_while_sending():
+        return NO_BOUNDS._replace(idle=_kernels_bound(seconds))
     told = float(seconds)
     connecting = _connecting(_RTO_MAX_DEFAULT) if rto is None else None
     if rto_bounded:
@@ -142,6 +156,15 @@ def bounds(seconds: float, rto_bounded: bool, rto: float | None) -> DetectsWithi
     asked = rules.with_lateness(4 * (rules.RTO_UNKNOWN if rto is None else rto))
     late = max(told, _quarter(seconds) + asked)
     return DetectsWithin(told, max(told, asked), late, None, told, None)
+
+
+def _kernels_bound(seconds: float) -> float:
+    # Idle, all intervals, and a timer for each, as late as is assumed; and a
+    # look of the watcher's own.
+    total, beat = detect_ms(seconds) // 1000, _quarter(seconds)
+    timers = 2 + max(1, (total - beat) // beat)
+    late = limits.with_lateness(_systems.system(), total, timers)
+    return max(float(seconds), late + min(max(0.1, seconds / 40), 1.0))
 
 
 def _connecting(rto_max: float) -> float:
@@ -203,10 +226,12 @@ def borrow(fd: int, identity: int, wanted: b.Values, *, connected: bool = True) 
         if waiting is not None:
             saved = _over(waiting, saved)
         values = _beside(wanted, saved)
+        if loan is not None:
+            values = _as_lowered(values, held)
         if connected:
-            put = _impl.backend.apply_options(fd, values)
+            put = _put(fd, held, values)
         else:
-            put = _impl.backend.apply_options(fd, tuning._replace(values, b.RTO_MAX, b.LEAVE))
+            put = _put(fd, held, tuning._replace(values, b.RTO_MAX, b.LEAVE))
             if values[b.RTO_MAX] != b.LEAVE:
                 put = tuning._replace(put, b.RTO_MAX, values[b.RTO_MAX])
         if waiting is not None:
@@ -215,6 +240,37 @@ def borrow(fd: int, identity: int, wanted: b.Values, *, connected: bool = True) 
             loan = _loans[identity] = _Loan(fd, wanted, saved, put)
         loan.wish, loan.saved, loan.put = wanted, saved, put
         loan.users += 1
+
+
+def _as_lowered(values: b.Values, held: b.Values) -> b.Values:
+    """Leave what the watcher has lowered for another watch, which may outlast this one."""
+    if _seeing.decides_itself():
+        for option in (b.INTERVAL, b.COUNT):
+            if 0 < held[option] < values[option]:
+                values = tuning._replace(values, option, held[option])
+    return values
+
+
+def _put(fd: int, held: b.Values, values: b.Values) -> b.Values:
+    """Put values on a socket, and nothing that would end it on the way."""
+    apply = _impl.backend.apply_options
+    if held[b.ENABLED] == 1 or not _seeing.decides_itself():
+        return apply(fd, values)
+    # Switched on first, its own count would be in force for a moment.
+    apply(fd, _only(values, b.INTERVAL, b.COUNT))
+    try:
+        return apply(fd, values)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            apply(fd, _only(held, b.INTERVAL, b.COUNT))
+        raise
+
+
+def _only(values: b.Values, *options: int) -> b.Values:
+    return _values(
+        _settable(option, value) if option in options else b.LEAVE
+        for option, value in enumerate(values)
+    )
 
 
 def is_lent(identity: int) -> bool:
@@ -239,10 +295,10 @@ def give_back(fd: int, identity: int, restore: bool = True) -> None:
         if not restore:
             return
         try:
-            duplicate = os.dup(fd)
+            duplicate = _duplicate(fd)
         except OSError:  # closed; or no number is left, and it keeps the pace
             return
-        stack.callback(os.close, duplicate)
+        stack.callback(_close, duplicate)
         # It may end between two calls: then there is nothing left to mend.
         with contextlib.suppress(OSError):
             if _impl.backend.identify(duplicate) == identity:
@@ -262,6 +318,9 @@ def _restore(fd: int, duplicate: int, identity: int, loan: _Loan) -> None:
     )
     if all(value == b.LEAVE for value in back):
         return
+    if _seeing.decides_itself() and back[b.IDLE] > held[b.IDLE]:
+        # First: with the shorter one a count of its own may be too low.
+        backend.apply_options(duplicate, _only(back, b.IDLE))
     info = b.Info(*backend.tcp_info(duplicate))
     before = tuning._Socket(held, info, identity)
     final = _over(back, held)
@@ -278,8 +337,13 @@ def _restore(fd: int, duplicate: int, identity: int, loan: _Loan) -> None:
 def _owners(held: b.Values, loan: _Loan) -> b.Values:
     """Return the owner's values: what is not as it was put is his later word."""
     put = loan.put
-    if _seeing.decides_itself() and held[b.COUNT] < put[b.COUNT]:  # the watcher's, see pace()
-        put = tuning._replace(put, b.COUNT, held[b.COUNT])
+    if _seeing.decides_itself():
+        lowered = [b.COUNT]  # the watcher's, see pace()
+        if loan.wish[b.INTERVAL] > loan.wish[b.IDLE]:
+            lowered.append(b.INTERVAL)
+        for option in lowered:
+            if 0 < held[option] < put[option]:
+                put = tuning._replace(put, option, held[option])
     triples = list(zip(held, put, loan.saved, strict=True))
     found = _values(own if now == put else now for now, put, own in triples)
     if any(now not in (put, own) for now, put, own in triples[b.IDLE :]):
@@ -308,7 +372,7 @@ def _beside(wanted: b.Values, own: b.Values) -> b.Values:
         values[b.IDLE] = min(wanted[b.IDLE], own[b.IDLE])
         # Not so quick that the count runs out before the deadline.
         least = math.ceil(wanted[b.INTERVAL] * 5 / wanted[b.COUNT])
-        if wanted[b.COUNT] == _MOST_COUNT and own[b.INTERVAL] > 0:
+        if not _seeing.decides_itself() and own[b.INTERVAL] > 0:
             values[b.INTERVAL] = max(min(wanted[b.INTERVAL], own[b.INTERVAL]), least)
     if values[b.RTO_MAX] != b.LEAVE:
         values[b.RTO_MAX] = min(wanted[b.RTO_MAX], own[b.RTO_MAX])
@@ -335,6 +399,11 @@ def _settable(option: int, value: int) -> int:
     """Return the nearest that setsockopt takes: a system's default may lie beyond."""
     allowed = _impl.backend.option_range(option)
     return value if allowed is None else min(value, allowed[1])
+
+
+# A SOCKET of Windows is no file descriptor.
+_duplicate = socket.dup if sys.platform == "win32" else os.dup
+_close = socket.close if sys.platform == "win32" else os.close
 
 
 def _after_fork() -> None:

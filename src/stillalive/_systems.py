@@ -382,6 +382,12 @@ def _windows() -> System:
             Call("WSAIoctl(SIO_TCP_INFO)", "Windows 10 1703"),
             "WSAPoll, SIO_TCP_INFO",
         )
+        | {
+            "watch": Call(
+                "TCP_KEEPCNT, SIO_TCP_INFO looked at again and again, WSADuplicateSocket",
+                "Windows 10 1709",
+            )
+        }
         | _loops("WSAPoll; the pure-Python path select", "WSAPoll; the pure-Python path select"),
     )
 

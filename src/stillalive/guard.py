@@ -90,8 +90,9 @@ def watch(
     own (gh-115627) CPython's ``ssl`` shows even a reset as an end, unless the
     socket was wrapped with ``suppress_ragged_eofs=False``. A forked child does
     not go on watching, the parent does. macOS and FreeBSD: see the manual's
-    page on it. NetBSD, and OpenBSD as root: ``idle_timeout`` alone. Other
-    systems: NotSupportedError.
+    page on it. NetBSD, and OpenBSD as root: ``idle_timeout`` alone, and not with
+    ``"abort"``. Windows (10 1709): an idle peer only, and ``idle_timeout`` not
+    with ``"abort"``. Other systems: NotSupportedError.
     Threads: any. Errors: TypeError, ValueError naming the argument,
     NotSupportedError for UDP, AF_UNIX and MPTCP, OSError(EBADF) for a closed
     socket, ConnectionError for a connection that is over. Source: tcp(7),
@@ -163,10 +164,10 @@ class Guard:
 
     Linux 4.12+. macOS: the same limits, from counters looked at again and
     again, so up to 1 s later; connections must stand. FreeBSD: `detect_within`
-    alone. Other systems, and the pure-Python path but on Linux:
-    NotSupportedError naming the limit. Threads: any, for every method. Errors:
-    TypeError, ValueError naming argument, value and what is allowed. Source:
-    tcp(7), net/ipv4/tcp.c.
+    alone. Other systems (Windows does not list a process's sockets), and the
+    pure-Python path but on Linux: NotSupportedError naming the limit.
+    Threads: any, for every method. Errors: TypeError, ValueError naming
+    argument, value and what is allowed. Source: tcp(7), net/ipv4/tcp.c.
 
     >>> with Guard(never_spoke=10, unanswered=60, answered=75, dry_run=True) as guard:
     ...     guard.update(answered=90)
@@ -469,7 +470,8 @@ def _wish(detect: object, idle: object, action: object, on_event: OnEvent | None
     )
     wanted = {"detect_within": wish.detect, "idle_timeout": wish.idle}
     _seeing.refuse(name for name, value in wanted.items() if value is not None)
-    _seeing.refuse_action(action)
+    if wish.idle is not None and action == "abort":
+        _seeing.refuse_abort()
     return wish
 
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from stillalive import NotSupportedError, _limits, _seeing, guard
+from stillalive import _backend as b
 from stillalive._systems import SYSTEMS
 
 COUNTED = [name for name in _limits.LIMITS if name != "detect_within"] + ["idle_timeout"]
 
 
-@pytest.mark.parametrize("key", ["linux", "darwin"])
+@pytest.mark.parametrize("key", ["linux", "darwin", "windows"])
 @pytest.mark.parametrize("name", [*COUNTED, "detect_within"])
 def test_where_the_payload_is_counted_all_limits_can_be_kept(key: str, name: str) -> None:
     _seeing.refuse([name], SYSTEMS[key])
@@ -61,18 +62,15 @@ def test_who_is_root_is_told_by_the_system(monkeypatch: pytest.MonkeyPatch) -> N
     assert not _seeing._is_root()
 
 
-@pytest.mark.parametrize("key", ["netbsd", "openbsd"])
+@pytest.mark.parametrize("key", ["netbsd", "openbsd", "windows"])
 def test_where_nothing_aborts_the_rest_is_named(key: str) -> None:
     with pytest.raises(NotSupportedError, match=rf"'abort'.*{SYSTEMS[key].title}.*'shutdown'"):
-        _seeing.refuse_action("abort", SYSTEMS[key])
-    _seeing.refuse_action("shutdown", SYSTEMS[key])
-    _seeing.refuse_action(None, SYSTEMS[key])
+        _seeing.refuse_abort(SYSTEMS[key])
 
 
 @pytest.mark.parametrize("key", ["linux", "darwin", "freebsd"])
 def test_elsewhere_every_action_can_be_done(key: str) -> None:
-    for action in ("abort", "shutdown", None):
-        _seeing.refuse_action(action, SYSTEMS[key])
+    _seeing.refuse_abort(SYSTEMS[key])
 
 
 @pytest.mark.parametrize("key", ["netbsd", "openbsd"])
@@ -93,11 +91,37 @@ def test_a_deadline_needs_probes_that_can_be_set_and_read(key: str) -> None:
     _seeing.refuse(["detect_within"], SYSTEMS["freebsd"])
 
 
-@pytest.mark.parametrize("key", ["windows", "other"])
-def test_where_nothing_can_be_done_nothing_is_promised(key: str) -> None:
+def test_where_nothing_can_be_done_nothing_is_promised() -> None:
     with pytest.raises(NotSupportedError, match="detect_within"):
-        _seeing.refuse(["detect_within"], SYSTEMS[key])
-    _seeing.refuse([], SYSTEMS[key])
+        _seeing.refuse(["detect_within"], SYSTEMS["other"])
+    _seeing.refuse([], SYSTEMS["other"])
+
+
+@pytest.mark.parametrize("name", _limits.LIMITS)
+def test_a_guard_finds_nothing_on_windows(name: str) -> None:
+    with pytest.raises(NotSupportedError, match=rf"{name}.*Windows.*no call lists the sockets"):
+        _seeing.refuse([name], SYSTEMS["windows"], found=True)
+    _seeing.refuse(["detect_within"], SYSTEMS["freebsd"], found=True)
+
+
+NEW = (0, 7200, 1, 10, 0, b.LEAVE)
+COUNTED_INFO = b.Info(*(-1,) * len(b.Info._fields))._replace(bytes_received=0)
+
+
+@pytest.mark.parametrize("option", [b.IDLE, b.INTERVAL, b.COUNT])
+@pytest.mark.parametrize("value", [b.LEAVE, b.UNREADABLE])
+def test_an_older_windows_cannot_keep_a_deadline(option: int, value: int) -> None:
+    held = tuple(value if number == option else own for number, own in enumerate(NEW))
+    with pytest.raises(NotSupportedError, match="detect_within.*TCP_KEEPIDLE.*Windows 10 1709"):
+        _seeing.refuse_here(held, None, SYSTEMS["windows"])  # type: ignore[arg-type]
+    _seeing.refuse_here(held, None, SYSTEMS["linux"])  # type: ignore[arg-type]
+
+
+def test_an_older_windows_does_not_count() -> None:
+    with pytest.raises(NotSupportedError, match="idle_timeout.*SIO_TCP_INFO.*Windows 10 1703"):
+        _seeing.refuse_here(None, COUNTED_INFO._replace(bytes_received=-1), SYSTEMS["windows"])
+    _seeing.refuse_here(NEW, COUNTED_INFO, SYSTEMS["windows"])
+    _seeing.refuse_here(None, None, SYSTEMS["windows"])
 
 
 def test_only_linux_is_told_the_answers() -> None:

@@ -9,7 +9,7 @@ from .._errors import not_supported
 
 
 def _refuse() -> NoReturn:
-    raise not_supported("looking at connections of others")
+    raise not_supported("looking at connections of others without the compiled part")
 
 
 class Watcher:

@@ -328,7 +328,9 @@ class Windows(Kernel):
             int.from_bytes(raw[field.offset : field.offset + 4], "little")
             for field in (_IN_FLIGHT, _SEGMENT)
         )
-        return info._replace(unacked=-(-in_flight // max(1, segment)))
+        # What had room and is not in flight does not wait either.
+        waits = -1 if in_flight or info.snd_wnd < max(1, segment) else 0
+        return info._replace(unacked=-(-in_flight // max(1, segment)), notsent_bytes=waits)
 
     def _untold(self, fd: int, error: OSError, call: str) -> Info:
         """Return nothing but -1 if this is a connection of which the system says no more."""
