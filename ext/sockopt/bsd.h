@@ -216,10 +216,35 @@ static int set_native(ka_sock sock, int option, int wanted) {
     return 0;
 }
 
+#ifdef KA_HANDSHAKE
+/* Elsewhere a user timeout bounds the handshake, too. Here that has a time of
+ * its own, which goes along as long as its owner has not made it another. */
+static int set_user_timeout(ka_sock sock, int wanted) {
+    const struct ka_row *row = &ka_rows[KA_USER_TIMEOUT];
+    int32_t held = -1, handshake = -2;
+    int rc;
+
+    (void)get_int(sock, row->level, row->number, &held);
+    (void)get_int(sock, row->level, KA_HANDSHAKE, &handshake);
+    rc = set_native(sock, KA_USER_TIMEOUT, wanted);
+    if (rc == 0 && handshake == held &&
+        setsockopt(sock, row->level, KA_HANDSHAKE, &wanted, sizeof wanted) <
+            0) {
+        rc = explain(sock, errno);
+        (void)set_native(sock, KA_USER_TIMEOUT, held);
+    }
+    return rc;
+}
+#endif
+
 static int set_within(ka_sock sock, int option, int32_t value) {
     const struct ka_row *row = &ka_rows[option];
     int64_t wanted = ((int64_t)value + row->down - 1) / row->down * row->up;
 
+#ifdef KA_HANDSHAKE
+    if (option == KA_USER_TIMEOUT)
+        return set_user_timeout(sock, (int)wanted);
+#endif
     return set_native(sock, option, (int)wanted);
 }
 

@@ -22,6 +22,12 @@
  * elsewhere, looked at by the retransmission timer only; its clock begins at
  * the first retransmission. The kernel multiplies it without looking.
  *
+ * Connecting. No retransmission of a SYN runs against that one; the handshake,
+ * a connect as well as one that a listener has half of, has a time of its own,
+ * TCP_CONNECTIONTIMEOUT: 0 is the system's 75 s. A user timeout sets both, as
+ * it bounds both elsewhere, unless the two differed before: then somebody has
+ * given the handshake a time, and keeps it.
+ *
  * Answers. TCP_CONNECTION_INFO has no clock of what was received, and its
  * counters leave out segments without data, as the answer to a probe is. That
  * a peer is alive does therefore not show, and no question is asked: there
@@ -37,6 +43,8 @@
 #include <netinet/tcp.h>
 #endif
 #include "sockopt.h"
+
+#define KA_HANDSHAKE 0x20 /* TCP_CONNECTIONTIMEOUT */
 #include "bsd.h"
 
 #define KA_TCP_KEEPALIVE 0x10
@@ -47,6 +55,7 @@
 #define KA_INFO_BYTES 112
 
 #ifdef KA_REAL_SYSTEM
+KA_SAME(KA_HANDSHAKE, TCP_CONNECTIONTIMEOUT);
 KA_SAME(KA_TCP_KEEPALIVE, TCP_KEEPALIVE);
 KA_SAME(KA_TCP_RXT_CONNDROPTIME, TCP_RXT_CONNDROPTIME);
 KA_SAME(KA_TCP_KEEPINTVL, TCP_KEEPINTVL);

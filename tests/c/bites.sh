@@ -370,6 +370,12 @@ openbsd=sockopt/openbsd.c
 
 bite idle-before-on $darwin 's/{KA_COUNT, *KA_ENABLED,/{KA_COUNT, KA_IDLE,/; s/KA_RTO_MAX, KA_IDLE}/KA_RTO_MAX, KA_ENABLED}/' \
     plain test_darwin the_count_then_on_then_the_idle_time
+bite endless-handshake $darwin 's/^#define KA_HANDSHAKE 0x20.*//' \
+    plain test_darwin the_handshake_goes_along
+bite owners-handshake $bsd 's/rc == 0 && handshake == held &&/rc == 0 \&\&/' \
+    plain test_darwin the_handshake_goes_along
+bite half-a-timeout $bsd 's/(void)set_native(sock, KA_USER_TIMEOUT, held);//' \
+    plain test_darwin half_of_the_two_is_put_back
 bite whole-seconds-down $bsd 's/value + row->down - 1)/value)/' \
     plain test_darwin milliseconds_are_rounded_up
 bite seconds-as-milliseconds $bsd 's# / row->up \* row->down;# / row->up;#' \

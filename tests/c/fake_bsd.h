@@ -17,7 +17,7 @@
 #define FAKE_SOCKETS 3
 #define FAKE_QUEUE (FAKE_FD + 100)
 #define FAKE_CALLS 128
-#define FAKE_ROWS 6
+#define FAKE_ROWS 7
 #define FAKE_BYTES 512
 
 enum fake_op {

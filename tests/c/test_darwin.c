@@ -2,6 +2,7 @@
 #include "bsd_cases.h"
 
 #define IDLE 0x10
+#define HANDSHAKE 0x20
 #define DROP 0x80
 #define INTERVAL 0x101
 #define COUNT 0x102
@@ -11,7 +12,8 @@ const struct fake_system fake_system = {
             {6, IDLE, 7200, 0, 4294967, 0, 0},
             {6, INTERVAL, 75, 0, 4294967, 0, 0},
             {6, COUNT, 8, 0, INT32_MAX, 0, 0},
-            {6, DROP, 0, 0, INT32_MAX, 0, 0}},
+            {6, DROP, 0, 0, INT32_MAX, 0, 0},
+            {6, HANDSHAKE, 0, 0, 4294967, 0, 0}},
     .info_number = 0x106,
     .info_size = 112,
     .not_tcp = EINVAL,
@@ -23,7 +25,7 @@ static const struct ka_policy full = {{1, 60, 10, 4, 30000, KA_LEAVE}};
 static void the_count_then_on_then_the_idle_time(void) {
     CHECK_EQ(ka_apply(FAKE_FD, &full, &out, &fault), 0);
     CHECK(FAKE_SETS_ARE({COUNT, 4}, {ON, 1}, {INTERVAL, 10}, {DROP, 30},
-                        {IDLE, 60}));
+                        {HANDSHAKE, 30}, {IDLE, 60}));
     CHECK(memcmp(&out, &full, sizeof out) == 0);
 }
 
@@ -73,6 +75,31 @@ static void without_a_conndroptime(void) {
     CHECK_EQ(ka_apply(FAKE_FD, &full, &out, &fault), -ENOPROTOOPT);
     CHECK_EQ(fault.option, KA_USER_TIMEOUT);
     CHECK_EQ(fake_count(FAKE_SET), 0);
+}
+
+static void the_handshake_goes_along(void) {
+    CHECK_EQ(ka_set(FAKE_FD, KA_USER_TIMEOUT, 4000), 0);
+    CHECK_EQ(held(HANDSHAKE), 4);
+    CHECK_EQ(ka_set(FAKE_FD, KA_USER_TIMEOUT, 0), 0);
+    CHECK_EQ(held(HANDSHAKE), 0);
+    CHECK_EQ(ka_set(FAKE_FD, KA_IDLE, 9), 0);
+    CHECK_EQ(held(HANDSHAKE), 0);
+    fake_row(&fake.socket[0], HANDSHAKE)->value = 20; /* its owner's */
+    CHECK_EQ(ka_apply(FAKE_FD, &full, &out, &fault), 0);
+    CHECK_EQ(held(HANDSHAKE), 20);
+    CHECK_EQ(held(DROP), 30);
+    fake_row(&fake.socket[0], HANDSHAKE)->absent = 1;
+    CHECK_EQ(ka_set(FAKE_FD, KA_USER_TIMEOUT, 5000), 0);
+    CHECK_EQ(held(DROP), 5);
+}
+
+static void half_of_the_two_is_put_back(void) {
+    fake.fail_set = 1u << 1;
+    fake.fail_err = EPERM;
+    CHECK_EQ(ka_set(FAKE_FD, KA_USER_TIMEOUT, 4000), -EPERM);
+    CHECK(FAKE_SETS_ARE({DROP, 4}, {HANDSHAKE, 4}, {DROP, 0}));
+    CHECK_EQ(held(DROP), 0);
+    CHECK_EQ(held(HANDSHAKE), 0);
 }
 
 static void there_is_no_rto_max(void) {
@@ -142,6 +169,8 @@ int main(void) {
     RUN(milliseconds_are_rounded_up);
     RUN(what_was_read_can_be_put_back);
     RUN(without_a_conndroptime);
+    RUN(the_handshake_goes_along);
+    RUN(half_of_the_two_is_put_back);
     RUN(there_is_no_rto_max);
     RUN(connection_info);
     RUN(an_answer_would_not_show);

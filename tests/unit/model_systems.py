@@ -31,6 +31,7 @@ NUMBERS: dict[str, dict[tuple[int, int], tuple[str, int]]] = {
         (TCP, 0x101): ("TCP_KEEPINTVL", 75),
         (TCP, 0x102): ("TCP_KEEPCNT", 8),
         (TCP, 0x80): ("TCP_RXT_CONNDROPTIME", 0),
+        (TCP, 0x20): ("TCP_CONNECTIONTIMEOUT", 0),
     },
     "freebsd": {
         (SOCKET, 0x8): (KEEPALIVE, 0),

@@ -9,6 +9,9 @@ that has been silent for idle + interval * count before it asks once.
 Units. NetBSD counts half-seconds and reads nothing back. TCP_RXT_CONNDROPTIME
 and TCP_MAXUNACKTIME count seconds.
 
+Connecting. On macOS the handshake has a time of its own, which goes along with
+the user timeout as long as the two are equal.
+
 The end. A kernel has forgotten all counters of a connection that has ended. A
 kqueue of a moment still shows the end and the error's number, and leaves it
 for the owner.
@@ -128,6 +131,7 @@ _FIONWRITE = {"freebsd": 0x40046677, "netbsd": 0x40046679}
 _OPTIONS_AT, _OFFLOADED = 5, 0x10
 _NUMBERS = {"snd_nxt": -1, "snd_max": -1, "rcv_nxt": -1}
 
+_CONNDROPTIME, _CONNECTIONTIMEOUT = 0x80, 0x20
 _ORDERS = {
     "darwin": (COUNT, ENABLED, INTERVAL, USER_TIMEOUT, RTO_MAX, IDLE),
     "freebsd": (COUNT, INTERVAL, ENABLED, USER_TIMEOUT, RTO_MAX, IDLE),
@@ -216,6 +220,23 @@ class Unix(Kernel):
         if self.row.key == "netbsd" and option in (IDLE, INTERVAL):
             return value * 2
         return super()._to_kernel(option, value)
+
+    def _put(self, sock: socket.socket, option: int, raw: int) -> None:
+        if option != USER_TIMEOUT or self.row.key != "darwin":
+            super()._put(sock, option, raw)
+            return
+        held, handshake = -1, -2
+        with contextlib.suppress(OSError):
+            held = sock.getsockopt(socket.IPPROTO_TCP, _CONNDROPTIME)
+            handshake = sock.getsockopt(socket.IPPROTO_TCP, _CONNECTIONTIMEOUT)
+        super()._put(sock, option, raw)
+        if handshake != held:  # its owner has given it a time
+            return
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, _CONNECTIONTIMEOUT, raw)
+        except OSError:
+            super()._put(sock, option, held)
+            raise
 
     def _give_back(self, sock: socket.socket, option: int, value: int) -> None:
         if value == b.UNREADABLE and self.row.key == "netbsd":
