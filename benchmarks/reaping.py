@@ -60,6 +60,10 @@ def reap(bench: Bench) -> Topic:
                     "streams, uploads and busy connections go on beside it."
                 ),
                 (
+                    "All connect at once. Where the backlog is full a client's SYN is sent again, "
+                    "after 1 s and then 2 s: most of what is over a second is that."
+                ),
+                (
                     "A worker that serves one client at a time meets its stuck clients one after "
                     "the other, so it has only a few, and is asked when they are gone."
                 ),
