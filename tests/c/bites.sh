@@ -483,7 +483,7 @@ bite quiet-is-forgotten $deed 's/turn % 2 ? KA_ABORT_QUIET_S : 1/1/' \
     plain test_masked_watch a_living_idle_one_is_given_up_by_freebsd
 bite no-pace $ward 's/if (ward->sample.begun)/if (0)/' \
     plain test_masked looks_come_at_the_pace
-bite blind-idle $ward '/it may be sending/,/KA_NO_TIME/s/limits.idle_ms = KA_NO_TIME;/(void)0;/' \
+bite blind-idle $ward '/bytes may wait/,/KA_NO_TIME/s/limits.idle_ms = KA_NO_TIME;/(void)0;/' \
     plain test_masked_watch idle_is_not_guessed
 bite corpse-is-a-stranger $ward 's/if (!KA_NAMED_BY_ENDS ||/if (1 ||/' \
     plain test_masked_watch a_reset_is_told
