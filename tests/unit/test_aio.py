@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pickle
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,10 @@ import pytest
 import stillalive
 from stillalive import aio
 from stillalive.guard import Guard
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="idle limits that abort, and a Guard, are not for Windows"
+)
 
 LIMIT = 1.0
 
