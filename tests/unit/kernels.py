@@ -216,6 +216,7 @@ def installed(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_impl, "backend", kernel)
         patch.setattr(_systems, "system", lambda *unused: kernel.system)
+        patch.setattr("stillalive._captable._reads_probes", lambda: True)
         patch.setattr("stillalive.policy.can_set", lambda number: number not in kernel.by_ioctl)
         patch.setattr(_pending, "_clock", lambda: kernel.now)
         patch.setattr(_pending, "_duplicate", lambda fd: fd)

@@ -505,6 +505,7 @@ client, server = pair(listener)
 def test_an_interrupted_program_ends(real):
     code = """
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may ignore it
 client, server = pair(listener)
 with Guard(never_spoke=60) as guard:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
