@@ -60,6 +60,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "endpoint.h"
+
 #define KA_LOWEST 3
 #define KA_NAMELESS 0x40000000
 #if defined(__APPLE__) || defined(__NetBSD__)
@@ -353,28 +355,6 @@ int ka_unread(ka_sock sock, int64_t *bytes) {
     return 0;
 }
 
-static void copy_endpoint(const struct sockaddr_storage *from,
-                          struct ka_endpoint *out) {
-    const struct sockaddr_in *four = (const struct sockaddr_in *)from;
-    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
-
-    if (from->ss_family == AF_INET) {
-        out->family = 4;
-        out->port = ntohs(four->sin_port);
-        memcpy(out->address, &four->sin_addr, 4);
-    } else if (from->ss_family == AF_INET6) {
-        out->port = ntohs(six->sin6_port);
-        if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
-            out->family = 4;
-            memcpy(out->address, six->sin6_addr.s6_addr + 12, 4);
-        } else {
-            out->family = 6;
-            out->scope = six->sin6_scope_id;
-            memcpy(out->address, &six->sin6_addr, 16);
-        }
-    }
-}
-
 int ka_endpoints(ka_sock sock, struct ka_endpoint *local,
                  struct ka_endpoint *peer) {
     struct sockaddr_storage name;
@@ -385,11 +365,11 @@ int ka_endpoints(ka_sock sock, struct ka_endpoint *local,
     memset(&name, 0, sizeof name);
     if (getsockname(sock, (struct sockaddr *)&name, &size) < 0)
         return -errno;
-    copy_endpoint(&name, local);
+    ka_copy_endpoint(&name, local);
     memset(&name, 0, sizeof name);
     size = sizeof name;
     /* A connection that was reset has no peer any more: family 0. */
     if (getpeername(sock, (struct sockaddr *)&name, &size) == 0)
-        copy_endpoint(&name, peer);
+        ka_copy_endpoint(&name, peer);
     return 0;
 }

@@ -56,6 +56,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "endpoint.h"
 #include "windows_errors.h"
 
 #ifndef WSA_FLAG_NO_HANDLE_INHERIT
@@ -162,30 +163,6 @@ int ka_unread(ka_sock sock, int64_t *bytes) {
     return 0;
 }
 
-static void copy_endpoint(const struct sockaddr_storage *from,
-                          struct ka_endpoint *out) {
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0,    0,
-                                             0, 0, 0, 0, 0xff, 0xff};
-    const struct sockaddr_in *four = (const struct sockaddr_in *)from;
-    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)from;
-
-    if (from->ss_family == AF_INET) {
-        out->family = 4;
-        out->port = ntohs(four->sin_port);
-        memcpy(out->address, &four->sin_addr, 4);
-    } else if (from->ss_family == AF_INET6) {
-        out->port = ntohs(six->sin6_port);
-        if (memcmp(&six->sin6_addr, mapped, sizeof mapped) == 0) {
-            out->family = 4;
-            memcpy(out->address, six->sin6_addr.s6_addr + 12, 4);
-        } else {
-            out->family = 6;
-            out->scope = six->sin6_scope_id;
-            memcpy(out->address, &six->sin6_addr, 16);
-        }
-    }
-}
-
 int ka_endpoints(ka_sock sock, struct ka_endpoint *local,
                  struct ka_endpoint *peer) {
     struct sockaddr_storage name;
@@ -196,11 +173,11 @@ int ka_endpoints(ka_sock sock, struct ka_endpoint *local,
     memset(&name, 0, sizeof name);
     if (getsockname(sock, (struct sockaddr *)&name, &size) != 0)
         return ka_winsock_failed();
-    copy_endpoint(&name, local);
+    ka_copy_endpoint(&name, local);
     memset(&name, 0, sizeof name);
     size = sizeof name;
     /* A connection that has ended may have no peer any more: family 0. */
     if (getpeername(sock, (struct sockaddr *)&name, &size) == 0)
-        copy_endpoint(&name, peer);
+        ka_copy_endpoint(&name, peer);
     return 0;
 }

@@ -321,6 +321,8 @@ def _info_of(fd: int) -> b.Info | None:
 
 
 def _refuse_if_old(fd: int, wish: Wish, info: b.Info | None) -> None:
+    if not _seeing.varies():
+        return
     held = None if wish.detect is None else _asking.held_by_owner(fd)
     _seeing.refuse_here(held, None if wish.idle is None else info)
 

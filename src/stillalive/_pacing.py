@@ -37,8 +37,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import socket
-import sys
 import threading
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,6 +46,8 @@ from . import _backend as b
 from . import _bounds as limits
 from . import _rules as rules
 from ._host import system_defaults
+from ._sockets import close as _close
+from ._sockets import duplicate as _duplicate
 
 __all__ = [
     "DetectsWithin",
@@ -399,11 +399,6 @@ def _settable(option: int, value: int) -> int:
     """Return the nearest that setsockopt takes: a system's default may lie beyond."""
     allowed = _impl.backend.option_range(option)
     return value if allowed is None else min(value, allowed[1])
-
-
-# A SOCKET of Windows is no file descriptor.
-_duplicate = socket.dup if sys.platform == "win32" else os.dup
-_close = socket.close if sys.platform == "win32" else os.close
 
 
 def _after_fork() -> None:

@@ -26,14 +26,14 @@ import errno
 import heapq
 import logging
 import os
-import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 
 from . import _asking, _impl, _systems
 from . import _backend as b
+from ._sockets import close as _close
+from ._sockets import duplicate as _duplicate
 
 __all__ = ["add", "forget", "heard_ms", "identity_of", "target"]
 
@@ -183,11 +183,6 @@ def _answered(entry: _Entry, heard: int, waited_ms: float) -> bool:
         return False
     off = (entry.silent_ms + waited_ms - heard) % _WRAP_MS
     return min(off, _WRAP_MS - off) > _WRAP_SLACK_MS
-
-
-# A SOCKET of Windows is no file descriptor.
-_duplicate = socket.dup if sys.platform == "win32" else os.dup
-_close = socket.close if sys.platform == "win32" else os.close
 
 
 def _after_fork() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "refuse",
     "refuse_abort",
     "refuse_here",
+    "varies",
 ]
 
 _WATCHED = frozenset(("linux", "darwin", "freebsd", "netbsd", "openbsd", "windows"))
@@ -120,6 +121,11 @@ def refuse_abort(row: System | None = None) -> None:
         _refuse("idle_timeout with action='abort'", why, row)
 
 
+def varies(row: System | None = None) -> bool:
+    """Tell whether what can be watched here is also a matter of the system's version."""
+    return (row or system()).key == "windows"
+
+
 def refuse_here(held: b.Values | None, info: b.Info | None, row: System | None = None) -> None:
     """Raise NotSupportedError for what an older version of this system lacks.
 
@@ -127,7 +133,7 @@ def refuse_here(held: b.Values | None, info: b.Info | None, row: System | None =
     for an idle limit; None where it is not needed.
     """
     row = row or system()
-    if row.key != "windows":
+    if not varies(row):
         return
     if held is not None and min(held[b.IDLE], held[b.INTERVAL], held[b.COUNT]) < 0:
         _refuse("detect_within", _OLD_PROBES, row)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
+import sys
 from typing import Protocol
 
-__all__ = ["HasFileno", "HasSocket", "SocketLike", "as_fd"]
+__all__ = ["HasFileno", "HasSocket", "SocketLike", "as_fd", "close", "duplicate"]
+
+# A SOCKET of Windows is no file descriptor.
+duplicate = socket.dup if sys.platform == "win32" else os.dup
+close = socket.close if sys.platform == "win32" else os.close
 
 
 class HasFileno(Protocol):

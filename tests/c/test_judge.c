@@ -1,6 +1,7 @@
 /* Which connections are found let down: rows, sequences of looks, and random
  * lives of a modelled connection, looked at only when that is asked for.
  * SEED=n repeats the random ones from there, RUNS=n makes them longer. */
+#include "chance.h"
 #include "judge_model.h"
 #include "judge_rows.h"
 #include "test.h"
@@ -12,18 +13,6 @@
 static const struct ka_limits none = {KA_NO_TIME, KA_NO_TIME, KA_NO_TIME,
                                       KA_NO_TIME, KA_NO_TIME, KA_NO_TIME,
                                       KA_NO_TIME};
-static uint64_t state;
-
-static int64_t chance(int64_t below) { /* xorshift64 */
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (int64_t)((state >> 16) % (uint64_t)below);
-}
-
-static int64_t between(int64_t low, int64_t high) {
-    return low + chance(high - low + 1);
-}
 
 /* ---- one look --------------------------------------------------------- */
 

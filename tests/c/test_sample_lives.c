@@ -2,6 +2,7 @@
  * that has counters and no clocks: nobody is found let down before his time,
  * nor later than by the pace. SEED=n repeats the random ones from there,
  * RUNS=n makes them longer. */
+#include "chance.h"
 #include "judge_model.h"
 #include "sample.h"
 #include "test.h"
@@ -11,18 +12,6 @@
 static const struct ka_limits none = {KA_NO_TIME, KA_NO_TIME, KA_NO_TIME,
                                       KA_NO_TIME, KA_NO_TIME, KA_NO_TIME,
                                       KA_NO_TIME};
-static uint64_t state;
-
-static int64_t chance(int64_t below) { /* xorshift64 */
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (int64_t)((state >> 16) % (uint64_t)below);
-}
-
-static int64_t between(int64_t low, int64_t high) {
-    return low + chance(high - low + 1);
-}
 
 static struct ka_info info;
 

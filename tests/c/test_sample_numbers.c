@@ -2,24 +2,12 @@
  * else, as the BSDs do: idleness is never told early, nor later than by the
  * pace, and nothing else is told. SEED=n repeats the random lives from there,
  * RUNS=n makes them longer. */
+#include "chance.h"
 #include "sample.h"
 #include "test.h"
 
 #define NOW 1000000
 #define MSS 1400
-
-static uint64_t state;
-
-static int64_t chance(int64_t below) { /* xorshift64 */
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (int64_t)((state >> 16) % (uint64_t)below);
-}
-
-static int64_t between(int64_t low, int64_t high) {
-    return low + chance(high - low + 1);
-}
 
 /* ---- a connection on a BSD --------------------------------------------- */
 
