@@ -1,28 +1,34 @@
 """Servers with and without a Guard, each in a process of its own.
 
-``python -m benchmarks.guarded_servers KIND plain|guard|stats`` prints its port,
-and ends when stdin does. With ``stats`` the limits are so short that every
+``python -m benchmarks.guarded_servers KIND plain|guard|stats|limit`` prints its
+port, and ends when stdin does. With ``stats`` the limits are so short that every
 connection is looked at all the time, and each line on stdin is answered with
-the Guard's counters.
+the Guard's counters. With ``limit`` plain C looks as often instead, from the
+first line on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable
 
 from stillalive import Guard
 
+from .native import Looked, Native
+
 __all__ = ["KINDS"]
 
 _BODY = b"hello"
+_SHORT_S = 2
 
 
 async def _asgi(scope, receive, send) -> None:
@@ -96,10 +102,50 @@ KINDS: dict[str, Callable[[socket.socket], None]] = {
 }
 
 
-def _listen_to_stdin(guard: Guard | None) -> None:
+class _Plain:
+    """The looks without what a Guard adds."""
+
+    def __init__(self) -> None:
+        self._native = Native()
+        self._looked: Looked | None = None
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters as a Guard does."""
+        if self._looked is None:
+            self._looked = self._native.looks(_connections(), _SHORT_S * 1000)
+        took_us = self._looked.took // 1000
+        return {"looks": self._looked.looks, "cpu_us": took_us, "passes": 0, "pass_cpu_us": 0}
+
+
+def _connections() -> list[int]:
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # this very folder, or not connected
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                with socket.socket(fileno=os.dup(fd)) as copy:
+                    if copy.family == socket.AF_INET and copy.getpeername():
+                        found.append(fd)
+    return found
+
+
+def _listen_to_stdin(stats: Callable[[], dict[str, int]]) -> None:
     for _ in sys.stdin:
-        print(json.dumps({} if guard is None else guard.stats()), flush=True)
+        print(json.dumps(stats()), flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stats_of(how: str) -> Callable[[], dict[str, int]]:
+    if how == "plain":
+        return dict
+    if how == "limit":
+        return _Plain().stats
+    limit = 60 if how == "guard" else _SHORT_S
+    # Thousands of clients take longer than 2 s to connect: none is to be ended.
+    return (
+        Guard(never_spoke=limit, unanswered=limit, answered=limit, dry_run=how == "stats")
+        .start()
+        .stats
+    )
 
 
 def main() -> None:
@@ -107,16 +153,10 @@ def main() -> None:
     kind, how = sys.argv[1:]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    guard = None
-    if how != "plain":
-        limit = 60 if how == "guard" else 2
-        # Thousands of clients take longer than 2 s to connect: none is to be ended.
-        guard = Guard(
-            never_spoke=limit, unanswered=limit, answered=limit, dry_run=how == "stats"
-        ).start()
+    stats = _stats_of(how)
     listener = _listener()
     print(listener.getsockname()[1], flush=True)
-    threading.Thread(target=_listen_to_stdin, args=(guard,), daemon=True).start()
+    threading.Thread(target=_listen_to_stdin, args=(stats,), daemon=True).start()
     KINDS[kind](listener)
 
 

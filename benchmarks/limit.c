@@ -23,11 +23,15 @@
 #define INFO_BYTES 280  /* as much of TCP_INFO as the C core asks for */
 #define SEGS_IN_AT 140  /* tcpi_segs_in */
 
-static int64_t now_ns(void) {
+static int64_t clock_ns(clockid_t clock) {
     struct timespec now;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int64_t now_ns(void) {
+    return clock_ns(CLOCK_MONOTONIC);
 }
 
 static int set_int(int fd, int level, int number, int value) {
@@ -178,4 +182,29 @@ int64_t limit_probe(int fd, int idle_before, long timeout_ms) {
     if (seen < 0)
         return seen;
     return seen == before ? -ETIMEDOUT : took;
+}
+
+struct looked {
+    volatile int64_t looks, took;
+};
+
+/* For ever: `count` connections are asked once in `limit_ms`, a handful ten
+ * times a second, whatever else the machine is doing. */
+void limit_looks(const int *fds, int count, long limit_ms,
+                 struct looked *looked) {
+    struct timespec pause = {0, 100 * 1000000};
+    unsigned char raw[INFO_BYTES];
+    int at = 0, left;
+    int64_t before;
+
+    for (;;) {
+        nanosleep(&pause, NULL);
+        before = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        for (left = (int)(count * 100L / limit_ms); left > 0; left--) {
+            (void)tcp_info(fds[at], raw);
+            at = (at + 1) % count;
+            looked->looks++;
+        }
+        looked->took += clock_ns(CLOCK_THREAD_CPUTIME_ID) - before;
+    }
 }

@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stillalive._backend import Values
 
-__all__ = ["Native", "Swept", "compiler", "empty_type"]
+__all__ = ["Looked", "Native", "Swept", "compiler", "empty_type"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = (
@@ -97,6 +98,14 @@ class Swept(ctypes.Structure):
     claimed: int
 
 
+class Looked(ctypes.Structure):
+    """What limit_looks has done so far; nanoseconds of its CPU."""
+
+    _fields_ = [("looks", ctypes.c_int64), ("took", ctypes.c_int64)]
+    looks: int
+    took: int
+
+
 class Native:
     """The loops of limit.c; each returns the nanoseconds that `rounds` took."""
 
@@ -140,6 +149,15 @@ class Native:
 
     def epoll_poll(self, epoll: int, connections: int, rounds: int) -> int:
         return self._call("limit_epoll_poll", epoll, connections, ctypes.c_long(rounds))
+
+    def looks(self, fds: Sequence[int], limit_ms: int) -> Looked:
+        """Have a thread ask each of `fds` once in `limit_ms`, until the process ends."""
+        looked = Looked()
+        numbers = (ctypes.c_int * len(fds))(*fds)
+        arguments = (numbers, len(fds), ctypes.c_long(limit_ms), ctypes.byref(looked))
+        function = self._library.limit_looks
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+        return looked
 
     def touch(self, entries: int, rounds: int, *, clock: bool) -> int:
         return self._call("limit_touch", entries, ctypes.c_long(rounds), int(clock))

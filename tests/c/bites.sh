@@ -321,6 +321,10 @@ bite by-number $deed 's/rc == 0 && identity == ward->identity/rc == 0/' \
     plain test_watcher_threads a_number_that_changes_between_look_and_deed
 bite nameless-watch $ward 's/(ward->flags & (KA_WARD_WATCHED | KA_WARD_ENDING | KA_WARD_ENDED))/0/' \
     plain test_watcher_watch a_number_that_means_another_ends_the_watch
+bite looks-alone $ward 's/#define KA_TOGETHER_MS 100/#define KA_TOGETHER_MS 1/' \
+    plain test_watcher who_has_time_is_looked_at_together
+bite short-limits-wait $ward 's/#define KA_LEISURE_MS 1000/#define KA_LEISURE_MS 0/' \
+    plain test_watcher who_has_time_is_looked_at_together
 bite unread-is-silence $deed 's/deed->unread > 0) &&/deed->unread > 99999) \&\&/' \
     plain test_watcher_deeds unread_bytes_spare_until_they_are_read
 bite stop-is-silence $watcher 's/> KA_STALLED_MS/> 100 * KA_STALLED_MS/' \

@@ -401,6 +401,47 @@ static void nothing_to_do_sleeps(void) {
     part(&pair);
 }
 
+/* How much later than its limit somebody is looked at next, give or take the
+ * grain of three clocks; *at_ms is when. */
+static int is_late_by(int fd, int64_t limit_ms, int64_t ms, int64_t *at_ms) {
+    ka_id id = ka_ward_next(watcher, name_of(fd), NULL)->id;
+    int64_t ticks = ka_table_limit(&watcher->table, id) + INT64_C(1) -
+                    ka_table_idle(&watcher->table, id, watcher->tick);
+    int64_t before = ka_os_now_ms(), after;
+    struct ka_info info;
+
+    loop_need(ka_info(fd, &info) == 0, "ka_info");
+    after = ka_os_now_ms();
+    *at_ms = (watcher->tick + ticks) * KA_TICK_MS;
+    limit_ms -= info.last_data_recv_ms;
+    return *at_ms > before + limit_ms - 30 &&
+           *at_ms < after + limit_ms + ms + 30;
+}
+
+/* Looks cost less one after the other. A short limit is kept to the tick. */
+static void who_has_time_is_looked_at_together(void) {
+    struct pair pair[4];
+    int64_t at_ms;
+    int i;
+
+    settings.limits.never_spoke_ms = 60000;
+    open_watcher();
+    for (i = 0; i < 4; i++, nap(23)) {
+        pair[i] = meet();
+        watcher->discovery.next_ms = 0;
+        step_for(15);
+        CHECK(is_late_by(pair[i].far, 60000, 100, &at_ms));
+        CHECK_EQ(at_ms % 100, 0);
+    }
+    settings.limits.never_spoke_ms = 900;
+    update();
+    step_for(15);
+    for (i = 0; i < 4; i++) {
+        CHECK(is_late_by(pair[i].far, 900, 0, &at_ms));
+        part(&pair[i]);
+    }
+}
+
 int main(void) {
     test.before = begin_case;
     test.after = end_case;
@@ -423,5 +464,6 @@ int main(void) {
     RUN(discovery_may_be_switched_off_and_on);
     RUN(ports_may_change);
     RUN(nothing_to_do_sleeps);
+    RUN(who_has_time_is_looked_at_together);
     return test_report("test_watcher");
 }

@@ -39,6 +39,7 @@ _RETRY_MS = 50
 _LEAST_EVICT_MS, _LEAST_MOST_MS = 4000, 8000
 _LATE_MS = 1000
 DRAIN_MS = 250
+_LEISURE_MS, _TOGETHER_MS = 1000, 100
 _LEAST_MARGIN_MS, _MARGIN_SHARE = 200, 19
 """By how much the silence that a watch acts on is less than its deadline."""
 
@@ -122,6 +123,13 @@ class Ward:
 
 def _soonest(*times_ms: int) -> int:
     return min((ms for ms in times_ms if ms >= 0), default=b.NO_TIME)
+
+
+def together(again_ms: int, now_ms: int) -> int:
+    """Let looks that are far away meet: to wake up, and to take the GIL, has its price."""
+    if again_ms < _LEISURE_MS:
+        return again_ms
+    return again_ms + -(now_ms + again_ms) % _TOGETHER_MS
 
 
 def _limits_of(settings: WatcherSettings) -> Limits:
@@ -229,7 +237,8 @@ class Keeper:
         if ward.acted:
             return ACTED_MS
         if ward.is_discovered():
-            return self._look_at_found(ward, info, now_ms)
+            again = self._look_at_found(ward, info, now_ms)
+            return again if again is None else together(again, now_ms)
         return self._look_at_watch(ward, info, now_ms)
 
     def _look_at_found(self, ward: Ward, info: Info, now_ms: int) -> int | None:
