@@ -110,21 +110,23 @@ def _round(bench: Bench, programs: Programs, kind: str, server: Served) -> float
 
 
 def _looks(bench: Bench, programs: Programs) -> dict[str, _Spent]:
-    """Measure a Guard, its pure twin and the looks alone in turn; return the median ones."""
-    series: dict[str, list[_Spent]] = {}
-    for _ in range(bench.effort.wide_rounds):
-        for name in ("c", "plain C", "pure"):
-            how = "limit" if name == "plain C" else "stats"
-            spent = _spent(bench, programs, how, pure=name == "pure")
-            series.setdefault(name, []).append(spent)
-    return {name: _median(found) for name, found in series.items()}
+    """Measure a Guard and the looks alone in turn, the pure twin once; return the median ones."""
+    guarded, alone = [], []
+    for _ in range(bench.effort.serve_rounds // 3 or 1):
+        guarded.append(_spent(bench, programs, "stats"))
+        alone.append(_spent(bench, programs, "limit"))
+    return {
+        "c": _median(guarded),
+        "plain C": _median(alone),
+        "pure": _spent(bench, programs, "stats", pure=True),
+    }
 
 
 def _median(found: list[_Spent]) -> _Spent:
     return sorted(found, key=lambda spent: spent.look_us)[len(found) // 2]
 
 
-def _spent(bench: Bench, programs: Programs, how: str, *, pure: bool) -> _Spent:
+def _spent(bench: Bench, programs: Programs, how: str, *, pure: bool = False) -> _Spent:
     """Let thousands of connections talk, so that each is looked at every two seconds."""
     many = bench.effort.many
     ms = bench.effort.serve_ms * 12
