@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -125,6 +126,7 @@ def _connections() -> list[int]:
                 with socket.socket(fileno=os.dup(fd)) as copy:
                     if copy.family == socket.AF_INET and copy.getpeername():
                         found.append(fd)
+    random.shuffle(found)  # as activity is, and with it what is due
     return found
 
 

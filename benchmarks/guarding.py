@@ -188,8 +188,8 @@ def _facts(looks: dict[str, _Spent], connections: int) -> Facts:
         ],
         notes=(
             (
-                "Plain C is a thread that asks the same connections for TCP_INFO as often, and "
-                "nothing else. The server has one core, which it fills."
+                "Plain C is a thread that asks the same connections for TCP_INFO as often, in "
+                "random order, and nothing else. The server has one core, which it fills."
             ),
             "Discovery has 1 % of a core at most, whatever the number of descriptors.",
         ),

@@ -2,8 +2,8 @@
 
 ``{presets} L4`` lists the middleboxes of one layer, ``{options}`` and
 ``{calls}`` what the capability table says, ``{help} demo`` is the help text of
-a command, and the markers ``<!-- results: latest -->`` and ``<!-- results: guard -->``
-become what the benchmarks have written. The pages cannot drift from the code.
+a command, and the marker ``<!-- results -->`` becomes what the benchmarks have
+written. The pages cannot drift from the code.
 """
 
 import os
@@ -124,21 +124,19 @@ class Help(SphinxDirective):
 
 
 _PACKAGE = str(Path(stillalive.__file__).parents[1])
-_RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-_MARKER = re.compile(r"<!-- results: (\w+) -->")
+_RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "latest.md"
+_MARKER = "<!-- results -->"
 
 
 def insert_results(app, docname, source):
-    """Replace the markers by the benchmarks' own markdown."""
-
-    def written(marker):
-        found = _RESULTS / f"{marker[1]}.md"
-        if not found.exists():
-            return "Nothing has been measured in this checkout: `make bench` fills this section."
-        app.env.note_dependency(str(found))
-        return found.read_text(encoding="utf-8")
-
-    source[0] = _MARKER.sub(written, source[0])
+    """Replace the marker by the benchmarks' own markdown."""
+    if _MARKER not in source[0]:
+        return
+    found = "Nothing has been measured in this checkout: `make bench` fills this section."
+    if _RESULTS.exists():
+        app.env.note_dependency(str(_RESULTS))
+        found = _RESULTS.read_text(encoding="utf-8")
+    source[0] = source[0].replace(_MARKER, found)
 
 
 def setup(app):
