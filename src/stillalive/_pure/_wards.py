@@ -125,7 +125,7 @@ def _soonest(*times_ms: int) -> int:
     return min((ms for ms in times_ms if ms >= 0), default=b.NO_TIME)
 
 
-def together(again_ms: int, now_ms: int) -> int:
+def _together(again_ms: int, now_ms: int) -> int:
     """Let looks that are far away meet: to wake up, and to take the GIL, has its price."""
     if again_ms < _LEISURE_MS:
         return again_ms
@@ -238,7 +238,7 @@ class Keeper:
             return ACTED_MS
         if ward.is_discovered():
             again = self._look_at_found(ward, info, now_ms)
-            return again if again is None else together(again, now_ms)
+            return again if again is None else _together(again, now_ms)
         return self._look_at_watch(ward, info, now_ms)
 
     def _look_at_found(self, ward: Ward, info: Info, now_ms: int) -> int | None:
