@@ -177,6 +177,7 @@ class Clients:
         """Send half of an SSH client's first line."""
         reader, writer = await self.open()
         stuck.got = await reader.readline()
+        await asyncio.sleep(0.05)  # in the same tick of the kernel it would be a tie, and answered
         stuck.began = time.monotonic()
         writer.write(b"SSH-2.0-")
         await self._await_end(stuck, reader, writer)
