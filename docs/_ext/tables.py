@@ -3,7 +3,7 @@
 ``{presets} L4`` lists the middleboxes of one layer, ``{options}`` and
 ``{calls}`` what the capability table says, ``{help} demo`` is the help text of
 a command, and the marker ``<!-- results -->`` becomes what the benchmarks have
-written. The pages cannot drift from the code.
+written last. The pages cannot drift from the code.
 """
 
 import os
@@ -132,11 +132,11 @@ def insert_results(app, docname, source):
     """Replace the marker by the benchmarks' own markdown."""
     if _MARKER not in source[0]:
         return
-    found = "Nothing has been measured in this checkout: `make bench` fills this section."
+    text = "Nothing has been measured in this checkout: `make bench` fills this section."
     if _RESULTS.exists():
         app.env.note_dependency(str(_RESULTS))
-        found = _RESULTS.read_text(encoding="utf-8")
-    source[0] = source[0].replace(_MARKER, found)
+        text = _RESULTS.read_text(encoding="utf-8")
+    source[0] = source[0].replace(_MARKER, text)
 
 
 def setup(app):

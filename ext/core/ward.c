@@ -486,12 +486,11 @@ static int32_t drained(const struct ka_watcher *watcher,
 }
 
 static int64_t together(int64_t again_ms, int64_t now_ms) {
-    int64_t at_ms = now_ms + again_ms;
+    int64_t late_ms = now_ms + again_ms + KA_TOGETHER_MS - 1;
 
     if (again_ms < KA_LEISURE_MS)
         return again_ms;
-    return again_ms +
-           (KA_TOGETHER_MS - at_ms % KA_TOGETHER_MS) % KA_TOGETHER_MS;
+    return late_ms - late_ms % KA_TOGETHER_MS - now_ms;
 }
 
 static int64_t look_at_found(struct ka_watcher *watcher, struct ka_ward *ward,

@@ -55,6 +55,7 @@ def test_a_number_that_means_another_socket_by_now_is_not_hit(impl, place):
     limit = 1000  # a pass that was interrupted for long finds nothing: there is time for another
     with guarding(impl, place, never_spoke_ms=limit) as driver:
         driver.until(lambda: driver.stats("tracked"))
+        assert driver.stats("tracked") == 1
         innocent = place.answered()
         os.dup2(innocent[1].fileno(), number)  # closes the one, and the number goes on
         assert driver.run(2 * limit) == []
