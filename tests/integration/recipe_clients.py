@@ -287,7 +287,7 @@ class Clients:
         try:
             async with asyncio.timeout(PATIENCE):
                 await kind()
-        except (*CUT, TimeoutError, AssertionError) as error:
+        except Exception as error:  # the libraries have names of their own for one that was cut
             self.outcome.problems.append(f"{kind.__name__}: {error!r}")
 
 

@@ -185,7 +185,7 @@ def _run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedPro
     command = [sys.executable, "-m", module, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "STILLALIVE_IMPL"}
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
     )
 
 
