@@ -31,7 +31,11 @@ class Client:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         self.sock.settimeout(PATIENCE)
         self.connecting = time.monotonic()
-        self.sock.connect(("127.0.0.1", port))
+        try:
+            self.sock.connect(("127.0.0.1", port))
+        except OSError:
+            self.sock.close()
+            raise
         self.port: int = self.sock.getsockname()[1]
 
     def say(self, line: str, data: bytes = b"") -> None:

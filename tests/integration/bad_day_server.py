@@ -196,6 +196,7 @@ class BadServer:
     def __init__(self, options: dict[str, Any]) -> None:
         self.running = True
         self._receiver: socket.socket | None = None
+        self._starting = threading.Lock()
         self.listener = socket.socket()
         self.port = self.listen(0)
         ports = [self.port]
@@ -212,9 +213,10 @@ class BadServer:
 
     @property
     def receiver(self) -> socket.socket:
-        if self._receiver is None:
-            self._receiver = start_receiver()
-        return self._receiver
+        with self._starting:  # a second one would end the first, and who is served there
+            if self._receiver is None:
+                self._receiver = start_receiver()
+            return self._receiver
 
     def listen(self, port: int) -> int:
         self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
