@@ -351,6 +351,10 @@ def test_interrupted_probe_restores(connection: Connection, before: Setup) -> No
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted
 
+    def asked() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        stillalive.probe(sock, timeout=5)
+
     sock = connection.client
     before(sock)
     values = options(sock)
@@ -358,9 +362,8 @@ def test_interrupted_probe_restores(connection: Connection, before: Setup) -> No
     previous = signal.signal(signal.SIGALRM, interrupt)
     began = time.monotonic()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(Interrupted):
-            stillalive.probe(sock, timeout=5)
+            asked()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

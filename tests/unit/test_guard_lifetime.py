@@ -508,8 +508,8 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may ignore it
 client, server = pair(listener)
 with Guard(never_spoke=60) as guard:
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         guard.watch(client, detect_within=8).wait()
     except KeyboardInterrupt:
         print("interrupted")

@@ -198,12 +198,12 @@ def test_an_interrupt_from_outside_ends_the_process(run):
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
         parent = os.getpid()
-        if os.fork() == 0:
-            time.sleep(0.1)
-            os.kill(parent, signal.SIGINT)
-            os._exit(0)
         begin = time.monotonic()
         try:
+            if os.fork() == 0:
+                time.sleep(0.1)
+                os.kill(parent, signal.SIGINT)
+                os._exit(0)
             answer = selector.select(None)
         except KeyboardInterrupt:
             answer = "interrupted"

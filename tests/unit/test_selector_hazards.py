@@ -410,7 +410,7 @@ def test_select_inside_select_is_refused(selector, pair):
 
     before = signal.signal(signal.SIGUSR1, handler)
     me = threading.get_ident()
-    timer = threading.Timer(0.05, lambda: signal.pthread_kill(me, signal.SIGUSR1))
+    timer = threading.Timer(0.2, lambda: signal.pthread_kill(me, signal.SIGUSR1))
     try:
         timer.start()
         assert selector.select(20) == []

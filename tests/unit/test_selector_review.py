@@ -499,8 +499,8 @@ def test_a_signal_handler_forks_while_select_waits(run):
                 except RuntimeError:
                     refusals.append(1)
         signal.signal(signal.SIGALRM, fork)
-        signal.setitimer(signal.ITIMER_REAL, 0.03)
-        answers = [len(selector.select(0.1)), len(refusals)]
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        answers = [len(selector.select(0.7)), len(refusals)]
         if pid == 0:
             b.send(b"1")
             answers += [[key.data for key, _ in selector.select(5)], selector.unregister(a).data]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import random
@@ -369,12 +370,17 @@ def test_an_interrupt_ends_the_wait_at_once(selector, pair, soon, handle_signal,
     a, b = pair()
     selector.register(a, R, "a", idle_timeout=500)
     handle_signal(signal.SIGINT, signal.default_int_handler)
+    kill = to_me(signal.SIGINT)
+    if whole_process:
+        kill = functools.partial(os.kill, os.getpid(), signal.SIGINT)
+
+    def wait() -> None:
+        soon(kill)
+        selector.select(None)
+
     for _ in range(2):
-        soon(
-            (lambda: os.kill(os.getpid(), signal.SIGINT)) if whole_process else to_me(signal.SIGINT)
-        )
         with Stopwatch() as watch, pytest.raises(KeyboardInterrupt):
-            selector.select(None)
+            wait()
         assert watch.elapsed < LONG
     # It goes on as if nothing had been.
     b.send(b"1")

@@ -252,8 +252,8 @@ def test_close_from_a_signal_handler(impl, monkeypatch):
     with Serving(start=False) as serving:
         before = signal.signal(signal.SIGALRM, lambda *_: serving.server.close(0))
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
             begin = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             serving.server.serve_forever()
             assert 0.09 < time.monotonic() - begin < PATIENCE
         finally:
@@ -266,12 +266,15 @@ def test_a_signal_handler_that_raises_ends_serving(impl):
     def handler(*_):
         raise KeyboardInterrupt
 
+    def serve():
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        serving.server.serve_forever()
+
     with Serving(start=False) as serving:
         before = signal.signal(signal.SIGALRM, handler)
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
             with pytest.raises(KeyboardInterrupt):
-                serving.server.serve_forever()
+                serve()
         finally:
             signal.signal(signal.SIGALRM, before)
         assert can_connect(serving)
