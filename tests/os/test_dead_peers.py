@@ -124,7 +124,7 @@ def case(
 
 
 def watch(
-    sock: socket.socket, origin: float, earliest: float, latest: float, gone: float | None = None
+    sock: socket.socket, origin: float, earliest: float, latest: float, *, gone: float | None = None
 ) -> Told:
     """Wait for the end; without `gone` the peer has just been cut."""
     if gone is None:
@@ -138,7 +138,8 @@ def watch_idle(sock: socket.socket, tuning: Tuning, origin: float) -> Told:
 
 
 def watch_busy(sock: socket.socket, tuning: Tuning, origin: float) -> Told:
-    return watch(sock, origin, max(tuning.tolerated, user_timeout(sock)), tuning.busy_bound(sock))
+    earliest = max(tuning.tolerated, user_timeout(sock))
+    return watch(sock, origin, earliest, tuning.busy_bound(sock), gone=origin)
 
 
 def last_exchange(connection: Connection) -> float:
@@ -276,7 +277,7 @@ def writes_into_the_void(lab: NetLab, tuning: Tuning) -> Told:
                 sock.sendall(b"x")
         except OSError as exc:
             ending = Ending(time.monotonic(), exc.errno or 0)
-    return Told(ending, origin, origin, earliest, latest)
+    return Told(ending, origin, gone=origin, earliest=earliest, latest=latest)
 
 
 @case(within(4), within(6), EXPLICIT)
@@ -297,7 +298,7 @@ def late_write(lab: NetLab, tuning: Tuning) -> Told:
     earliest = delay + user_timeout(sock)
     time.sleep(max(0.0, origin + delay - time.monotonic()))
     sock.sendall(b"x")
-    return watch(sock, origin, earliest, latest, gone)
+    return watch(sock, origin, earliest, latest, gone=gone)
 
 
 @case(within(4), within(6), EXPLICIT)
@@ -381,7 +382,7 @@ def nat_expired_before_tuning(lab: NetLab, tuning: Tuning) -> Told:
     policy = tuning.apply(connection.client)
     if not policy.pending:
         raise AssertionError("tuning a connection idle beyond its deadline is not pending")
-    return watch(connection.client, origin, 0, tuning.idle_bound(connection.client))
+    return watch(connection.client, origin, 0, tuning.idle_bound(connection.client), gone=origin)
 
 
 @case(within(4), within(6), EXPLICIT)
@@ -426,7 +427,7 @@ def rebooted_one_write(lab: NetLab, tuning: Tuning) -> Told:
     connection.reboot_server()
     origin = time.monotonic()
     connection.client.sendall(b"x")
-    return watch(connection.client, origin, 0, 0.1)
+    return watch(connection.client, origin, 0, 0.1, gone=origin)
 
 
 @case(SPARING)
