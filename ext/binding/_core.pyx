@@ -118,11 +118,7 @@ cdef class Policy:
             _raise_option(fd, rc, &at)
 
 
-def tcp_info(ka_sock fd):
-    cdef ka_info i
-    cdef int rc = ka_info_of(fd, &i)
-    if rc < 0:
-        _raise(fd, rc, "getsockopt(TCP_INFO)")
+cdef tuple _info(const ka_info *i):
     return (i.state, i.retransmits, i.probes, i.backoff, i.rto_us, i.rtt_us,
             i.rttvar_us, i.min_rtt_us, i.unacked, i.last_data_sent_ms,
             i.last_data_recv_ms, i.last_ack_recv_ms, i.total_retrans,
@@ -130,6 +126,14 @@ def tcp_info(ka_sock fd):
             i.notsent_bytes, i.data_segs_in, i.data_segs_out, i.bytes_sent,
             i.bytes_retrans, i.snd_wnd, i.snd_nxt, i.snd_max, i.rcv_nxt,
             i.queued_bytes)
+
+
+def tcp_info(ka_sock fd):
+    cdef ka_info found
+    cdef int rc = ka_info_of(fd, &found)
+    if rc < 0:
+        _raise(fd, rc, "getsockopt(TCP_INFO)")
+    return _info(&found)
 
 
 def check(ka_sock fd):

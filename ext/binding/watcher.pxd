@@ -1,7 +1,7 @@
 # The headers of the watcher, for the binding alone.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from stillalive cimport ka_policy, ka_sock
+from stillalive cimport ka_info, ka_policy, ka_sock
 
 cdef extern from "judge.h" nogil:
     enum:
@@ -88,8 +88,14 @@ cdef extern from "watcher.h" nogil:
         uint64_t dropped
         uint64_t no_memory
 
+    struct ka_first_look:
+        uint64_t identity
+        ka_info info
+
     struct ka_watcher:
         pass
+
+    int ka_first_look_of "ka_first_look"(ka_sock sock, ka_first_look *out)
 
     int ka_watcher_new(ka_watcher **out, const ka_watcher_settings *settings,
                        uint32_t queue)
@@ -100,8 +106,8 @@ cdef extern from "watcher.h" nogil:
     int ka_watcher_update(ka_watcher *watcher,
                           const ka_watcher_settings *settings)
     int64_t ka_watcher_watch(ka_watcher *watcher, ka_sock sock,
-                             uint64_t identity, int64_t detect_ms,
-                             int64_t idle_ms, int32_t deed)
+                             uint64_t identity, const ka_first_look *first,
+                             int64_t detect_ms, int64_t idle_ms, int32_t deed)
     int ka_watcher_cancel(ka_watcher *watcher, int64_t token)
     int ka_watcher_hold(ka_watcher *watcher, uint64_t identity)
     void ka_watcher_release(ka_watcher *watcher, uint64_t identity)

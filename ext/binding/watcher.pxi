@@ -99,6 +99,25 @@ cdef dict _watcher_stats(const ka_watcher_stats *s):
 
 
 @cython.final
+cdef class FirstLook:
+    """How a connection looks before anything is asked of its peer."""
+    cdef ka_first_look look
+
+    def __init__(self, ka_sock fd):
+        cdef int rc = ka_first_look_of(fd, &self.look)
+        if rc < 0:
+            _raise(fd, rc, "getsockopt(TCP_INFO)")
+
+    @property
+    def identity(self):
+        return self.look.identity
+
+    @property
+    def info(self):
+        return _info(&self.look.info)
+
+
+@cython.final
 cdef class Watcher:
     """A thread that looks at connections, and what it has to tell."""
     cdef ka_watcher *c
@@ -153,12 +172,15 @@ cdef class Watcher:
         _need(rc)
 
     def watch(self, ka_sock fd, uint64_t identity, int64_t detect_ms,
-              int64_t idle_ms, int32_t deed):
+              int64_t idle_ms, int32_t deed, FirstLook first=None):
         cdef ka_watcher *c = self.alive()
+        cdef const ka_first_look *seen = NULL
         cdef int64_t token
+        if first is not None:
+            seen = &first.look
         with nogil:
-            token = ka_watcher_watch(c, fd, identity, detect_ms, idle_ms,
-                                     deed)
+            token = ka_watcher_watch(c, fd, identity, seen, detect_ms,
+                                     idle_ms, deed)
         if token < 0:
             _need(<int>token)
         return token

@@ -512,15 +512,19 @@ static int ask_verdict(const struct deed *deed, struct ka_verdict *verdict) {
 
 /* The owner's blocked call may have taken the error already, and then nothing
  * shows it. But two who close in order acknowledge each other's FIN; where
- * ours was not, the connection has broken. */
+ * ours was not, the connection has broken, or was never made. */
 static void ask_counters(struct deed *deed, struct ka_verdict *verdict) {
     const struct ka_ward *ward = deed->ward;
     const struct ka_info *info = &deed->info;
 
-    if (verdict->reason != KA_WHY_CLOSED || ward->seen_beyond < 0 ||
-        info->segs_in <= 0 || ka_acked_beyond(info) > ward->seen_beyond)
+    if (verdict->reason != KA_WHY_CLOSED || ward->seen_state < 0 ||
+        info->segs_in <= 0 || ka_acked_beyond(info) > ward->seen_beyond ||
+        (ward->seen_state == KA_TCP_SYN_SENT && info->rtt_us <= 0))
         return;
-    if (info->segs_in == ward->seen_segs) { /* nothing came: our own timers */
+    /* Nothing came, and we had asked: our own timers. Linux reads the state
+     * before it locks the counters, so these may hold a reset already. */
+    if (info->segs_in == ward->seen_segs &&
+        (info->retransmits > 0 || info->probes > 0)) {
         deed->cause = KA_FOR_TIMED_OUT;
         verdict->err = ETIMEDOUT;
     } else {

@@ -167,7 +167,7 @@ struct ka_ward *ka_ward_add(struct ka_watcher *watcher, ka_sock sock,
     ward->sock = sock;
     ward->identity = identity;
     ward->flags = flags;
-    ward->seen_state = ward->seen_beyond = -1;
+    ward->seen_state = -1;
     chain(watcher, KA_SLOT(id));
     if (flags & KA_WARD_WATCHED)
         watcher->stats.watched++;
@@ -381,9 +381,12 @@ void ka_ward_see(struct ka_ward *ward, const struct ka_info *info,
     ward->seen_segs = info->segs_in;
     if (info->state >= 0 || ward->seen_state < 0)
         ward->seen_state = info->state >= 0 ? info->state : KA_SEEN;
+    if (info->state == KA_TCP_SYN_SENT)
+        ward->seen_beyond = 1; /* as soon as it is connected */
     if (info->unacked == 0 && info->notsent_bytes == 0 &&
         (info->state == KA_TCP_ESTABLISHED ||
-         info->state == KA_TCP_CLOSE_WAIT))
+         info->state == KA_TCP_CLOSE_WAIT) &&
+        ka_acked_beyond(info) != KA_UNTOLD)
         ward->seen_beyond = ka_acked_beyond(info);
     if (ward->ends != NULL)
         return;
@@ -410,18 +413,6 @@ static int is_over(const struct ka_ward *ward, const struct ka_info *info) {
     if (ka_pending(ward->sock, &pending) < 0)
         return 0;
     return pending.error || (pending.rdhup && ward->seen_state > KA_SEEN);
-}
-
-void ka_ward_first(struct ka_ward *ward, const struct ka_info *info) {
-    if (info->state == KA_TCP_ESTABLISHED ||
-        info->state == KA_TCP_CLOSE_WAIT ||
-        (info->state < 0 && !is_over(ward, info)))
-        ka_ward_see(ward, info, ka_os_now_ms());
-    if (is_connected(info))
-        return;
-    ward->from_ms = KA_NOT_YET;
-    if (info->state == KA_TCP_SYN_SENT)
-        ka_ward_see(ward, info, ka_os_now_ms());
 }
 
 static int64_t look_at_watch(struct ka_watcher *watcher, struct ka_ward *ward,
@@ -549,4 +540,53 @@ void ka_ward_look(struct ka_watcher *watcher, struct ka_ward *ward,
     else
         again = together(look_at_found(watcher, ward, &info, now_ms), now_ms);
     ka_ward_arm(watcher, ward, again, now_ms);
+}
+
+/* ---- the first look ----------------------------------------------------- */
+
+static int is_open(ka_sock sock, const struct ka_info *info) {
+    struct ka_pending pending;
+
+    if (info->state >= 0)
+        return info->state == KA_TCP_ESTABLISHED ||
+               info->state == KA_TCP_CLOSE_WAIT;
+    return ka_pending(sock, &pending) < 0 || !pending.error;
+}
+
+int ka_first_look(ka_sock sock, struct ka_first_look *out) {
+    int rc;
+
+    memset(out, 0, sizeof *out);
+    /* First: who asks it again afterwards knows that all of this is the same
+     * socket's. */
+    (void)ka_identify(sock, &out->identity);
+    out->at_ms = ka_os_now_ms();
+    rc = ka_info(sock, &out->info);
+    if (rc < 0)
+        return rc;
+    out->open = is_open(sock, &out->info);
+    (void)ka_endpoints(sock, &out->local, &out->peer);
+    return 0;
+}
+
+static void keep_ends(struct ka_ward *ward,
+                      const struct ka_first_look *first) {
+    if (first->local.family == 0)
+        return; /* to be asked by the next look */
+    ward->ends = calloc(2, sizeof *ward->ends);
+    if (ward->ends == NULL)
+        return;
+    ward->ends[0] = first->local;
+    ward->ends[1] = first->peer;
+}
+
+void ka_ward_first(struct ka_ward *ward, const struct ka_first_look *first) {
+    const struct ka_info *info = &first->info;
+
+    if (first->open || info->state == KA_TCP_SYN_SENT) {
+        keep_ends(ward, first);
+        ka_ward_see(ward, info, first->at_ms);
+    }
+    if (!is_connected(info))
+        ward->from_ms = KA_NOT_YET;
 }

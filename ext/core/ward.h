@@ -50,7 +50,7 @@ struct ka_ward {
     int64_t told_in, told_out;
     /* The last look at it open; KA_SEEN where the state is not told. */
     int64_t seen_ms, seen_segs, seen_state;
-    int64_t seen_beyond; /* ka_acked_beyond while nothing was under way; -1 */
+    int64_t seen_beyond; /* ka_acked_beyond, our FIN aside, at the least */
     struct ka_endpoint *ends; /* local and peer of a watch; NULL not known */
     struct ka_past past;
     struct ka_sample sample;
@@ -157,12 +157,13 @@ struct ka_watcher {
     struct ka_eviction eviction;
 };
 
-/* Acknowledged sequence numbers beyond the bytes that were sent, a SYN and a
- * FIN; -1 where that is not told. */
+/* Acknowledged sequence numbers beyond the bytes that were sent: a SYN where
+ * we connected, and a FIN. Negative while bytes are under way. */
+#define KA_UNTOLD INT64_MAX
 static inline int64_t ka_acked_beyond(const struct ka_info *info) {
     if (info->bytes_acked < 0 || info->bytes_sent < 0 ||
         info->bytes_retrans < 0)
-        return -1;
+        return KA_UNTOLD;
     return info->bytes_acked - (info->bytes_sent - info->bytes_retrans);
 }
 
@@ -215,7 +216,7 @@ void ka_ward_judge(const struct ka_watcher *watcher, struct ka_ward *ward,
 void ka_ward_see(struct ka_ward *ward, const struct ka_info *info,
                  int64_t now_ms);
 /* The same when a watch begins: what is not connected yet has no clock. */
-void ka_ward_first(struct ka_ward *ward, const struct ka_info *info);
+void ka_ward_first(struct ka_ward *ward, const struct ka_first_look *first);
 /* Look, and arm anew. */
 void ka_ward_look(struct ka_watcher *watcher, struct ka_ward *ward,
                   int64_t now_ms);

@@ -344,12 +344,14 @@ static int64_t latest_now(void) {
 }
 
 int64_t ka_watcher_watch(struct ka_watcher *watcher, ka_sock sock,
-                         uint64_t identity, int64_t detect_ms, int64_t idle_ms,
-                         int32_t deed) {
+                         uint64_t identity, const struct ka_first_look *first,
+                         int64_t detect_ms, int64_t idle_ms, int32_t deed) {
+    struct ka_first_look now;
     struct ka_ward *ward;
-    struct ka_info info;
     int64_t token = -ENOMEM;
 
+    if (first == NULL)
+        first = ka_first_look(sock, &now) == 0 ? &now : NULL;
     enter(watcher);
     catch_up(watcher);
     ward = ka_ward_add(watcher, sock, identity, KA_WARD_WATCHED);
@@ -358,9 +360,8 @@ int64_t ka_watcher_watch(struct ka_watcher *watcher, ka_sock sock,
         ward->idle_ms = idle_ms < 0 ? KA_NO_TIME : idle_ms;
         ward->deed = deed;
         ward->from_ms = latest_now();
-        /* Before anything that is asked from now on can end it. */
-        if (ka_info(sock, &info) == 0)
-            ka_ward_first(ward, &info);
+        if (first && first->identity == identity)
+            ka_ward_first(ward, first);
         token = (int64_t)ward->id;
     }
     leave_with_notice(watcher);

@@ -54,6 +54,14 @@ struct ka_watcher_stats {
     uint64_t no_memory; /* times that something had to wait for memory */
 };
 
+struct ka_first_look {
+    uint64_t identity; /* 0: none was told */
+    int64_t at_ms;
+    int32_t open; /* our own half */
+    struct ka_info info;
+    struct ka_endpoint local, peer;
+};
+
 struct ka_watcher;
 
 /* `queue`: events that wait at most. 0, -ENOMEM, -EMFILE, -ENOPROTOOPT. */
@@ -71,11 +79,16 @@ void ka_watcher_abandon(struct ka_watcher *watcher);
 
 int ka_watcher_update(struct ka_watcher *watcher,
                       const struct ka_watcher_settings *settings);
-/* detect_ms, idle_ms: KA_NO_TIME for none. deed: enum ka_deed. The token, or
- * -ENOMEM. An event with the token ends the watch; KA_FOR_GONE too. */
+/* Taken before anything is asked of the peer: the answer can be a reset, and
+ * when the owner's blocked call takes that error, only who has seen the
+ * connection open can tell how it has ended. 0, or as ka_info. */
+int ka_first_look(ka_sock sock, struct ka_first_look *out);
+/* first: NULL to look now. detect_ms, idle_ms: KA_NO_TIME for none. deed: enum
+ * ka_deed. The token, or -ENOMEM. An event with the token ends the watch;
+ * KA_FOR_GONE too. */
 int64_t ka_watcher_watch(struct ka_watcher *watcher, ka_sock sock,
-                         uint64_t identity, int64_t detect_ms, int64_t idle_ms,
-                         int32_t deed);
+                         uint64_t identity, const struct ka_first_look *first,
+                         int64_t detect_ms, int64_t idle_ms, int32_t deed);
 int ka_watcher_cancel(struct ka_watcher *watcher, int64_t token); /* 1, 0 */
 /* While held at least once a connection is not acted on; when the last hold
  * ends its clocks begin anew. */

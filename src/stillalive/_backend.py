@@ -248,6 +248,16 @@ class Occurrence(NamedTuple):
     unsent: int
 
 
+class FirstLookLike(Protocol):
+    """How a connection looks before anything is asked of its peer."""
+
+    def __init__(self, fd: int) -> None: ...
+    @property
+    def identity(self) -> int: ...
+    @property
+    def info(self) -> tuple[int, ...]: ...
+
+
 class WatcherLike(Protocol):
     """One thread that looks at connections of others, and acts. Arguments come checked."""
 
@@ -256,7 +266,15 @@ class WatcherLike(Protocol):
     def stop(self) -> None: ...
     def abandon(self) -> None: ...
     def update(self, settings: WatcherSettings) -> None: ...
-    def watch(self, fd: int, identity: int, detect_ms: int, idle_ms: int, deed: int) -> int: ...
+    def watch(
+        self,
+        fd: int,
+        identity: int,
+        detect_ms: int,
+        idle_ms: int,
+        deed: int,
+        first: FirstLookLike | None = None,
+    ) -> int: ...
     def cancel(self, token: int) -> bool: ...
     def hold(self, identity: int) -> None: ...
     def release(self, identity: int) -> None: ...
@@ -284,6 +302,7 @@ class Backend(Protocol):
     Engine: type[EngineLike]
     ServerEngine: type[ServerLike]
     Rule: type[RuleLike]
+    FirstLook: type[FirstLookLike]
     Watcher: type[WatcherLike]
 
     def supported(self) -> int: ...

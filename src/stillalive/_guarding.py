@@ -124,7 +124,8 @@ class Run:
                 raise not_supported("watch(idle_timeout=...)", kind, errno.EOPNOTSUPP)
             _refuse_if_old(fd, wish, None)
             return self._watch_listener(fd, _impl.backend.identify(fd), wish, wish.detect)
-        info = _info_of(fd)
+        first = _first_look(fd)
+        info = None if first is None else b.Info(*first.info)
         if info is None or info.state in (b.CLOSE, _UNTOLD):
             _refuse_if_over(fd, ended=info is None or info.state == b.CLOSE)
         if (info is None or info.state in _CONNECTING) and not _seeing.names_its_own():
@@ -146,7 +147,7 @@ class Run:
                 if self._over:
                     raise RuntimeError("this Guard has just been stopped")
                 made._attach(self._cancel)
-                self._register(made)
+                self._register(made, first)
         except BaseException:
             self._cancel(made)
             made._give_back(restore=True)
@@ -173,10 +174,10 @@ class Run:
         if made._settle(None):
             made._give_back(restore=True)
 
-    def _register(self, made: Watch) -> None:
+    def _register(self, made: Watch, first: b.FirstLookLike | None = None) -> None:
         wish = made._wish
         made._token = token = self.watcher.watch(
-            made._fd, made._identity, wish.detect_ms, wish.idle_ms, wish.deed
+            made._fd, made._identity, wish.detect_ms, wish.idle_ms, wish.deed, first
         )
         self._watches[token] = made
 
@@ -310,10 +311,10 @@ class Run:
             self.watcher.abandon()
 
 
-def _info_of(fd: int) -> b.Info | None:
+def _first_look(fd: int) -> b.FirstLookLike | None:
     """Return what the kernel says; None where it says nothing before it is connected."""
     try:
-        return b.Info(*_impl.backend.tcp_info(fd))
+        return _impl.backend.FirstLook(fd)
     except OSError as error:
         if error.errno != errno.ENOTCONN or _seeing.names_its_own():
             raise

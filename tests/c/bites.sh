@@ -364,6 +364,12 @@ bite entered-twice $discover 's/    if (ward == NULL) {$/    if (1) {/' \
     plain test_watcher_deeds a_duplicate_is_the_same_connection
 bite sleeps-over-a-watch $watcher '/^int64_t ka_watcher_watch(/,/^}/s/leave_with_notice/leave/' \
     plain test_watcher_threads a_watch_wakes_the_sleeper
+bite looks-too-late $watcher 's/if (first \&\& first->identity == identity)/if (0)/' \
+    plain test_watcher_watch what_was_seen_before_says_how_it_ended
+bite any-first-look $watcher 's/if (first \&\& first->identity == identity)/if (first)/' \
+    plain test_watcher_watch what_was_seen_of_another_says_nothing
+bite only-quiet-ones $ward 's/    ward->seen_state = -1;/    ward->seen_state = -1; ward->seen_beyond = INT64_MIN;/' \
+    plain test_watcher_watch who_was_never_quiet_is_reset_too
 bite loss-untold $deed 's/if (ka_ring_is_full(watcher->ring)) \/\* who.*/if (0)/' \
     plain test_watcher_review the_loss_is_told_when_there_is_room
 bite held-before $discover 's/ward->from_ms = ka_held_until(.*;//' \

@@ -60,7 +60,7 @@ static void a_failing_watch_changes_nothing(void) {
         for (n = 0; token < 0 && n < 20; n++) {
             wards = watcher->wards;
             until_failure = n;
-            token = ka_watcher_watch(watcher, pair.near, identity, 60000,
+            token = ka_watcher_watch(watcher, pair.near, identity, NULL, 60000,
                                      KA_NO_TIME, KA_DEED_NONE);
             until_failure = -1;
             if (token < 0) {

@@ -115,7 +115,7 @@ static void a_round_of_flips(struct pair *pair) {
         flip.guilty[i] = pair[i].far;
         CHECK_EQ(dup2(pair[i].far, flip.number[i]), flip.number[i]);
         CHECK(ka_watcher_watch(watcher, flip.number[i], name_of(pair[i].far),
-                               KA_NO_TIME, 20, KA_DEED_SHUTDOWN) > 0);
+                               NULL, KA_NO_TIME, 20, KA_DEED_SHUTDOWN) > 0);
     }
     pthread_mutex_unlock(&flip.lock);
     while (over < FLIPS && ka_watcher_take(watcher, &event, 1, 2000) == 1)
@@ -258,8 +258,8 @@ static void *call_everything(void *argument) {
     (void)ka_identify(pair->near, &identity);
     for (i = 0; i < 300; i++) {
         (void)ka_watcher_hold(watcher, identity);
-        token = ka_watcher_watch(watcher, pair->near, identity, 60000, 60000,
-                                 KA_DEED_NONE);
+        token = ka_watcher_watch(watcher, pair->near, identity, NULL, 60000,
+                                 60000, KA_DEED_NONE);
         ka_watcher_stats(watcher, &stats);
         if (i % 50 == 0)
             (void)ka_watcher_update(watcher, &settings);

@@ -302,6 +302,72 @@ static void a_number_that_means_another_ends_the_watch(void) {
     part(&fresh);
 }
 
+/* Its owner has taken the error before the watcher knows of it. */
+static void reset_and_taken(struct pair *pair) {
+    loop_reset(&pair->far);
+    CHECK(loop_await(pair->near, POLLIN) & POLLERR);
+    CHECK_EQ(loop_error(pair->near), ECONNRESET);
+}
+
+static int64_t watch_from(int fd, const struct ka_first_look *first) {
+    return ka_watcher_watch(watcher, fd, name_of(fd), first, 60000, KA_NO_TIME,
+                            KA_DEED_ABORT);
+}
+
+static void what_was_seen_before_says_how_it_ended(void) {
+    struct ka_first_look first;
+    struct pair pair;
+
+    settings.discover = 0;
+    open_watcher();
+    pair = meet();
+    CHECK_EQ(ka_first_look(pair.near, &first), 0);
+    CHECK(first.open && first.info.state == KA_TCP_ESTABLISHED);
+    CHECK_EQ(first.peer.port, ntohs(place.sin_port));
+    reset_and_taken(&pair);
+    CHECK(watch_from(pair.near, &first) > 0);
+    CHECK(told_of(pair.near, KA_FOR_RESET));
+    CHECK_EQ(event.err, ECONNRESET);
+    CHECK_EQ(event.peer.port, ntohs(place.sin_port));
+    part(&pair);
+}
+
+static void what_was_seen_of_another_says_nothing(void) {
+    struct pair pair, other;
+    struct ka_first_look first;
+
+    settings.discover = 0;
+    open_watcher();
+    pair = meet();
+    other = meet();
+    CHECK_EQ(ka_first_look(other.near, &first), 0);
+    reset_and_taken(&pair);
+    CHECK(watch_from(pair.near, &first) > 0);
+    CHECK(told_of(pair.near, KA_FOR_GONE));
+    CHECK_EQ(ka_first_look(-1, &first), -EBADF);
+    part(&pair);
+    part(&other);
+}
+
+static void who_was_never_quiet_is_reset_too(void) {
+    struct ka_first_look first;
+    struct pair pair;
+    char much[1 << 16];
+
+    settings.discover = 0;
+    open_watcher();
+    pair = meet();
+    memset(much, 'x', sizeof much);
+    while (send(pair.near, much, sizeof much, MSG_DONTWAIT) > 0)
+        ;
+    CHECK_EQ(ka_first_look(pair.near, &first), 0);
+    CHECK(first.info.notsent_bytes > 0);
+    reset_and_taken(&pair);
+    CHECK(watch_from(pair.near, &first) > 0);
+    CHECK(told_of(pair.near, KA_FOR_RESET));
+    part(&pair);
+}
+
 int main(void) {
     test.before = begin_case;
     test.after = end_case;
@@ -316,5 +382,8 @@ int main(void) {
     RUN(one_socket_may_have_several);
     RUN(a_held_watch_waits_and_still_tells_a_reset);
     RUN(a_number_that_means_another_ends_the_watch);
+    RUN(what_was_seen_before_says_how_it_ended);
+    RUN(what_was_seen_of_another_says_nothing);
+    RUN(who_was_never_quiet_is_reset_too);
     return test_report("test_watcher_watch");
 }

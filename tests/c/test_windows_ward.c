@@ -30,7 +30,7 @@ static int64_t watch(SOCKET sock, int64_t detect_ms, int64_t idle_ms) {
     uint64_t identity = 0;
 
     CHECK_EQ(ka_identify(sock, &identity), 0);
-    return ka_watcher_watch(watcher, sock, identity, detect_ms, idle_ms,
+    return ka_watcher_watch(watcher, sock, identity, NULL, detect_ms, idle_ms,
                             KA_DEED_SHUTDOWN);
 }
 

@@ -122,8 +122,8 @@ static int64_t watch(int64_t detect_ms, int64_t idle_ms, int deed) {
     uint64_t identity = 0;
 
     CHECK_EQ(ka_identify(FAKE_SOCK, &identity), 0);
-    return ka_watcher_watch(watcher, FAKE_SOCK, identity, detect_ms, idle_ms,
-                            deed);
+    return ka_watcher_watch(watcher, FAKE_SOCK, identity, NULL, detect_ms,
+                            idle_ms, deed);
 }
 
 static void live(int64_t ms) {

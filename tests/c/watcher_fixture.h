@@ -92,8 +92,8 @@ static inline uint64_t name_of(int fd) {
 
 static inline int64_t watch(int fd, int64_t detect_ms, int64_t idle_ms,
                             int deed) {
-    int64_t token =
-        ka_watcher_watch(watcher, fd, name_of(fd), detect_ms, idle_ms, deed);
+    int64_t token = ka_watcher_watch(watcher, fd, name_of(fd), NULL, detect_ms,
+                                     idle_ms, deed);
 
     CHECK(token > 0);
     return token;

@@ -40,6 +40,7 @@ CLASSES = {
     "EngineLike": "Engine",
     "ServerLike": "ServerEngine",
     "RuleLike": "Rule",
+    "FirstLookLike": "FirstLook",
     "WatcherLike": "Watcher",
 }
 WITHOUT_PROTOCOL = {"Transport"}
@@ -355,7 +356,7 @@ def test_the_info_tuple_has_the_members_of_the_struct():
     wanted = [name for _, name in structs(tree.read(HEADER))["ka_info"]]
     assert list(_backend.Info._fields) == wanted
     returned = re.search(
-        r"def tcp_info\(.*?return \((.*?)\)", tree.read("ext/binding/_core.pyx"), re.DOTALL
+        r"tuple _info\(.*?return \((.*?)\)", tree.read("ext/binding/_core.pyx"), re.DOTALL
     )
     assert returned is not None
     assert re.findall(r"i\.(\w+)", returned[1]) == wanted

@@ -71,7 +71,7 @@ class FakeWatcher:
             raise FakeWatcher.fails
         self.settings, self.room = settings, room
         self.told: queue.Queue[b.Occurrence | None] = queue.Queue()
-        self.watched: dict[int, tuple[int, int, int, int, int]] = {}
+        self.watched: dict[int, tuple[object, ...]] = {}
         self.held: list[int] = []
         self.calls: list[Any] = []
         self.tracked: list[int] = []
@@ -92,9 +92,9 @@ class FakeWatcher:
     def update(self, settings: b.WatcherSettings) -> None:
         self.settings = settings
 
-    def watch(self, *arguments: int) -> int:
+    def watch(self, *arguments: object) -> int:
         token = 100 * len(FakeWatcher.made) + len(self.watched) + 1
-        self.watched[token] = arguments  # type: ignore[assignment]
+        self.watched[token] = arguments
         return token
 
     def cancel(self, token: int) -> bool:

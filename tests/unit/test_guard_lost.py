@@ -27,7 +27,7 @@ def test_lost_descriptors_are_replaced_and_watches_go_on(fake, tcp_pair, caplog,
         until(lambda: len(fake) == 2 and fake[1].watched)
         assert fake[0].stopped
         assert len(fake[1].held) == 1
-    assert fake[1].watched == {watching._token: (a.fileno(), watching._identity, 7600, -1, 2)}
+    assert fake[1].watched == {watching._token: (a.fileno(), watching._identity, 7600, -1, 2, None)}
     assert "begun anew" in caplog.text
     fake[1].end(watching._token, cause=b.FOR_SILENT)
     assert watching.wait(10).why == "silent"

@@ -36,6 +36,14 @@ def bounded(impl):
         pytest.skip("this kernel does not bound the pace of retransmissions")
 
 
+def connecting(place, client):
+    """Begin to connect: the first SYN is lost."""
+    place.listener.listen(0)
+    place.ends.append(socket.create_connection(place.address, timeout=PATIENCE))
+    client.setblocking(False)
+    assert client.connect_ex(place.address) == errno.EINPROGRESS
+
+
 def state_of(impl, sock):
     return b.Info(*impl.tcp_info(sock.fileno())).state
 
@@ -126,32 +134,41 @@ def test_what_was_under_way_at_a_look_does_not_hide_a_reset(impl, place):
 
 
 @pytest.mark.parametrize(
-    ("state", "beyond", "acked", "segs_in", "wanted"),
+    ("state", "beyond", "ended", "wanted"),
     [
-        (b.ESTABLISHED, 0, 100, 8, (b.FOR_RESET, errno.ECONNRESET)),
-        (b.ESTABLISHED, 1, 101, 8, (b.FOR_RESET, errno.ECONNRESET)),
-        (b.CLOSE_WAIT, 0, 100, 8, (b.FOR_RESET, errno.EPIPE)),
-        (b.ESTABLISHED, 0, 60, 7, (b.FOR_TIMED_OUT, errno.ETIMEDOUT)),
-        (b.CLOSE_WAIT, 0, 100, 7, (b.FOR_TIMED_OUT, errno.ETIMEDOUT)),
-        (b.ESTABLISHED, 0, 101, 8, (b.FOR_GONE, 0)),
-        (b.ESTABLISHED, -1, 100, 8, (b.FOR_GONE, 0)),
-        (b.ESTABLISHED, 0, 100, 0, (b.FOR_GONE, 0)),
-        (b.ESTABLISHED, 0, 100, -1, (b.FOR_GONE, 0)),
+        (b.ESTABLISHED, 0, {}, (b.FOR_RESET, errno.ECONNRESET)),
+        (b.ESTABLISHED, 1, {"bytes_acked": 101}, (b.FOR_RESET, errno.ECONNRESET)),
+        (b.ESTABLISHED, 0, {"probes": 1}, (b.FOR_RESET, errno.ECONNRESET)),
+        (b.CLOSE_WAIT, 0, {}, (b.FOR_RESET, errno.EPIPE)),
+        (b.ESTABLISHED, 0, {"segs_in": 7}, (b.FOR_RESET, errno.ECONNRESET)),
+        (b.SYN_SENT, 1, {"bytes_acked": 101, "rtt_us": 9}, (b.FOR_RESET, errno.ECONNRESET)),
+        (
+            b.ESTABLISHED,
+            0,
+            {"segs_in": 7, "retransmits": 1, "bytes_acked": 60},
+            (b.FOR_TIMED_OUT, errno.ETIMEDOUT),
+        ),
+        (b.CLOSE_WAIT, 0, {"segs_in": 7, "probes": 1}, (b.FOR_TIMED_OUT, errno.ETIMEDOUT)),
+        (b.ESTABLISHED, 0, {"bytes_acked": 101}, (b.FOR_GONE, 0)),
+        (b.ESTABLISHED, 0, {"bytes_retrans": -1}, (b.FOR_GONE, 0)),
+        (b.ESTABLISHED, 0, {"segs_in": 0}, (b.FOR_GONE, 0)),
+        (b.ESTABLISHED, 0, {"segs_in": -1}, (b.FOR_GONE, 0)),
+        (b.SYN_SENT, 1, {"segs_in": 1}, (b.FOR_GONE, 0)),
     ],
 )
-def test_counters_alone_say_how_it_ended(monkeypatch, state, beyond, acked, segs_in, wanted):
+def test_counters_alone_say_how_it_ended(monkeypatch, state, beyond, ended, wanted):
     nothing = b.Info(*(0 for _ in b.Info._fields))
     seen = nothing._replace(state=state, segs_in=7)
     # Of 100 bytes that were sent, 20 were sent twice.
     info = nothing._replace(
-        state=b.CLOSE, segs_in=segs_in, bytes_acked=acked, bytes_sent=120, bytes_retrans=20
-    )
+        state=b.CLOSE, segs_in=8, bytes_acked=100, bytes_sent=120, bytes_retrans=20
+    )._replace(**ended)
     verdict = (b.PEER_CLOSED, b.WHY_CLOSED, 0, 0, 0, 3, 0)
     monkeypatch.setattr(_ending, "verdict_of", lambda fd, info, seen, waited_ms: (info, verdict))
     end = _ending.how_it_ended(-1, info, seen, 0, beyond)
     assert (end.cause, end.err) == wanted
     assert (end.info, end.unread) == (info, 3)
-    never_seen = _ending.how_it_ended(-1, info, None, 0, -1)
+    never_seen = _ending.how_it_ended(-1, info, None, 0, beyond)
     assert (never_seen.cause, never_seen.err) == (b.FOR_GONE, 0)
 
 
@@ -165,6 +182,90 @@ def test_a_timeout_is_one_although_the_owners_call_took_the_error(impl, place):
         server.sendall(b"anybody?")
         assert take_error(impl, server) == errno.ETIMEDOUT
         assert told(driver) == (b.FOR_TIMED_OUT, errno.ETIMEDOUT)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_reset_before_the_watcher_knew_of_it(impl, place, side):
+    watched, other = place.answered()[:: 1 if side == "client" else -1]
+    first = impl.FirstLook(watched.fileno())
+    peer = other.getsockname()
+    reset(other)
+    assert take_error(impl, watched) == errno.ECONNRESET
+    with make_watcher(impl) as driver:
+        driver.watch(watched, detect=LONG, first=first)
+        (event,) = driver.tell()
+        assert (event.cause, event.err) == (b.FOR_RESET, errno.ECONNRESET)
+        assert event.peer == (socket.inet_aton(peer[0]), peer[1], 0)
+
+
+@pytest.mark.parametrize("begins", ["before", "half-closed"])
+def test_an_end_in_order_before_the_watcher_knew_of_it(impl, place, begins):
+    client, server = place.answered()
+    if begins == "half-closed":
+        server.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+    first = impl.FirstLook(server.fileno())
+    server.shutdown(socket.SHUT_WR)
+    client.close()
+    until_closed(impl, server)
+    with make_watcher(impl) as driver:
+        driver.watch(server, detect=LONG, first=first)
+        assert told(driver) == (b.FOR_GONE, 0)
+
+
+def test_a_first_look_at_another_socket_says_nothing(impl, place):
+    _, stranger = place.answered()
+    client, server = place.answered()
+    first = impl.FirstLook(stranger.fileno())
+    reset(client)
+    assert take_error(impl, server) == errno.ECONNRESET
+    with make_watcher(impl) as driver:
+        driver.watch(server, detect=LONG, first=first)
+        assert told(driver) == (b.FOR_GONE, 0)
+        driver.watch(stranger, detect=LONG, first=first)
+        assert driver.run(150) == []
+
+
+def test_a_first_look_has_what_the_kernel_says(impl, place):
+    client, server = place.answered()
+    seen = impl.FirstLook(server.fileno())
+    assert seen.identity == impl.identify(server.fileno()) != impl.identify(client.fileno())
+    info, again = b.Info(*seen.info), b.Info(*impl.tcp_info(server.fileno()))
+    assert (info.state, info.segs_in) == (b.ESTABLISHED, again.segs_in)
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        impl.FirstLook(10**6)
+    assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_reset_of_one_that_was_never_seen_quiet(impl, place, side):
+    watched, other = place.answered()[:: 1 if side == "client" else -1]
+    deafen(other)
+    watched.sendall(b"under way")
+    with make_watcher(impl) as driver:
+        driver.watch(watched, detect=LONG)
+        driver.run(150)
+        reset(other)
+        assert take_error(impl, watched) == errno.ECONNRESET
+        assert told(driver) == (b.FOR_RESET, errno.ECONNRESET)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_attempt_whose_end_no_look_saw(impl, refused):
+    with Place() as place, make_watcher(impl) as driver, socket.socket() as client:
+        connecting(place, client)
+        assert state_of(impl, client) == b.SYN_SENT
+        driver.watch(client, detect=LONG)
+        if refused:
+            place.listener.close()
+            assert take_error(impl, client) == errno.ECONNREFUSED
+            assert told(driver) == (b.FOR_GONE, 0)
+        else:
+            place.ends.append(place.listener.accept()[0])
+            server, _ = place.listener.accept()
+            reset(server)
+            assert take_error(impl, client) == errno.ECONNRESET
+            assert told(driver) == (b.FOR_RESET, errno.ECONNRESET)
 
 
 @pytest.mark.parametrize("first", ["watched", "peer"])
@@ -226,11 +327,7 @@ def test_retransmissions_keep_pace_once_it_is_connected(impl, place, detect, wan
 @pytest.mark.usefixtures("bounded")
 def test_a_first_syn_that_is_lost_is_repeated_at_the_kernels_own_pace(impl):
     with Place() as place, make_watcher(impl) as driver, socket.socket() as client:
-        place.listener.listen(0)
-        filler = socket.create_connection(place.address, timeout=PATIENCE)
-        place.ends.append(filler)
-        client.setblocking(False)
-        assert client.connect_ex(place.address) == errno.EINPROGRESS
+        connecting(place, client)
         assert state_of(impl, client) == b.SYN_SENT
         usual = client.getsockopt(socket.IPPROTO_TCP, RTO_MAX_MS)
         driver.watch(client, detect=3800)

@@ -15,6 +15,7 @@ from stillalive._backend import (
     DEED_ABORT,
     NO_TIME,
     Backend,
+    FirstLookLike,
     Info,
     Occurrence,
     WatcherLike,
@@ -90,9 +91,10 @@ class Driver:
         idle: int = NO_TIME,
         detect: int = NO_TIME,
         deed: int = DEED_ABORT,
+        first: FirstLookLike | None = None,
     ) -> int:
         fd = sock.fileno()
-        return self.watcher.watch(fd, self.identify(fd), detect, idle, deed)
+        return self.watcher.watch(fd, self.identify(fd), detect, idle, deed, first)
 
     def stats(self, name: str) -> int:
         return self.watcher.stats()[name]

@@ -15,9 +15,10 @@ from ._system import system
 from ._verdict import Question, Witness, check
 
 if sys.platform == "linux":
+    from ._ending import FirstLook
     from ._watcher import Watcher
 else:
-    from ._no_watcher import Watcher
+    from ._no_watcher import FirstLook, Watcher
 
 Policy = system.Policy
 apply_options = system.apply_options
@@ -34,6 +35,7 @@ NAME = "pure"
 __all__ = [
     "NAME",
     "Engine",
+    "FirstLook",
     "Policy",
     "Question",
     "Rule",

@@ -1,17 +1,41 @@
-"""How a connection under watch has ended: the twin of the end of ext/core/deed.c."""
+"""How a connection under watch begins and ends: the twin of parts of ext/core/{ward,deed}.c."""
 
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import _backend as b
 from .._backend import Info
 from ._verdict import verdict_of
 
+if sys.platform == "linux":
+    from . import _bare as bare
+    from . import _linux as system
+
+assert not TYPE_CHECKING or sys.platform == "linux"
+
 _CAUSES = {b.RESET: b.FOR_RESET, b.DEAD: b.FOR_TIMED_OUT, b.PEER_CLOSED: b.FOR_GONE}
 _NO_CONNECTION = (errno.ENOTCONN, errno.EOPNOTSUPP)
 """Its owner has disconnected it, and may be listening by now."""
+
+
+class FirstLook:
+    """How a connection looks before anything is asked of its peer.
+
+    The answer can be a reset, and when the owner's blocked call takes that
+    error, only who has seen the connection open can tell how it has ended.
+    """
+
+    __slots__ = ("at_ms", "ends", "identity", "info")
+
+    def __init__(self, fd: int) -> None:
+        self.identity = system.identify(fd)
+        self.at_ms = time.monotonic_ns() // 1_000_000
+        self.info = system.tcp_info(fd)
+        self.ends = bare.addresses(fd, self.identity)
 
 
 class End(NamedTuple):
@@ -23,10 +47,14 @@ class End(NamedTuple):
     unread: int
 
 
-def acked_beyond(info: Info) -> int:
-    """Return what was acknowledged beyond the bytes that were sent: a SYN, a FIN. -1: not told."""
+def acked_beyond(info: Info) -> int | None:
+    """Return what was acknowledged beyond the bytes that were sent.
+
+    That is a SYN where we connected, and a FIN; negative while bytes are under
+    way. None: it is not told.
+    """
     if min(info.bytes_acked, info.bytes_sent, info.bytes_retrans) < 0:
-        return -1
+        return None
     return info.bytes_acked - (info.bytes_sent - info.bytes_retrans)
 
 
@@ -34,8 +62,8 @@ def how_it_ended(fd: int, info: Info, seen: Info | None, waited_ms: int, beyond:
     """Return the end; None when only a part of an MPTCP connection has ended.
 
     `seen` is the last look at it open, `waited_ms` ago: who has seen that can
-    tell a reset from a timeout. `beyond` is :func:`acked_beyond` of a time when
-    nothing was under way.
+    tell a reset from a timeout. `beyond` is what :func:`acked_beyond` would be
+    with nothing under way, at the least.
     """
     try:
         info, (state, reason, err, _, _, unread, _) = verdict_of(fd, info, seen, waited_ms)
@@ -55,10 +83,15 @@ def _ask_counters(info: Info, seen: Info, beyond: int) -> tuple[int, int]:
     """Return the cause, and the error, of an end that shows none.
 
     The owner's blocked call may have taken it. But two who close in order
-    acknowledge each other's FIN; where ours was not, it has broken.
+    acknowledge each other's FIN; where ours was not, it has broken, or was
+    never made.
     """
-    if beyond < 0 or info.segs_in <= 0 or acked_beyond(info) > beyond:
+    acked = acked_beyond(info)
+    never_made = seen.state == b.SYN_SENT and info.rtt_us <= 0
+    if acked is None or info.segs_in <= 0 or acked > beyond or never_made:
         return b.FOR_GONE, 0
-    if info.segs_in == seen.segs_in:  # nothing came: our own timers
+    # Nothing came, and we had asked: our own timers. Linux reads the state
+    # before it locks the counters, so these may hold a reset already.
+    if info.segs_in == seen.segs_in and max(info.retransmits, info.probes) > 0:
         return b.FOR_TIMED_OUT, errno.ETIMEDOUT
     return b.FOR_RESET, errno.EPIPE if seen.state == b.CLOSE_WAIT else errno.ECONNRESET

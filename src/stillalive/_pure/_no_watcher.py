@@ -12,6 +12,17 @@ def _refuse() -> NoReturn:
     raise not_supported("looking at connections of others without the compiled part")
 
 
+class FirstLook:
+    """Refuse to be made."""
+
+    identity = 0
+    info: tuple[int, ...] = ()
+
+    def __init__(self, fd: int) -> None:
+        del fd
+        _refuse()
+
+
 class Watcher:
     """Refuse to be made."""
 
@@ -31,7 +42,15 @@ class Watcher:
     def update(self, settings: WatcherSettings) -> None:
         _refuse()
 
-    def watch(self, fd: int, identity: int, detect_ms: int, idle_ms: int, deed: int) -> int:
+    def watch(
+        self,
+        fd: int,
+        identity: int,
+        detect_ms: int,
+        idle_ms: int,
+        deed: int,
+        first: FirstLook | None = None,
+    ) -> int:
         _refuse()
 
     def cancel(self, token: int) -> bool:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from .. import _backend as b
 from .._backend import Info, Occurrence, WatcherSettings
 from .._errors import NotSupportedError
-from ._ending import acked_beyond, how_it_ended
 from ._judge import RATE_STRETCH_MS, Judgement, Limits, Past, begin, classify, judge
 from ._turns import Turns
 
@@ -27,6 +26,7 @@ if sys.platform == "linux":
     from . import _bare as bare
     from . import _linux as system
     from ._bare import Address
+    from ._ending import FirstLook, acked_beyond, how_it_ended
     from ._reserve import Reserve
 
 assert not TYPE_CHECKING or sys.platform == "linux"
@@ -97,8 +97,8 @@ class Ward:
         self.seen: Info | None = None
         """Of a watch: the last look that found it open, or about to be."""
         self.seen_ms = 0
-        self.beyond = -1
-        """What :func:`acked_beyond` was then, or before, while nothing was under way."""
+        self.beyond = 0
+        """What :func:`acked_beyond` is with nothing under way and no FIN sent, at the least."""
         self.connecting = False
         """Of a watch: it was not connected yet."""
         self.ends: tuple[Address | None, Address | None] = _NO_ENDS
@@ -287,24 +287,24 @@ class Keeper:
             return again
         return _soonest(again, ward.pace_ms)
 
-    def begin(self, ward: Ward, now_ms: int) -> None:
-        """See how a watch begins, before anything that is asked from now on can end it."""
-        try:
-            identity, info = bare.look(ward.fd)
-        except OSError:
-            return
-        if identity != ward.identity:
-            return
+    def begin(self, ward: Ward, first: FirstLook) -> None:
+        """See how a watch begins."""
+        info = first.info
         if info.state in _RECEIVING or info.state == b.SYN_SENT:
-            self._see(ward, info, now_ms)
+            ward.ends = first.ends
+            self._see(ward, info, first.at_ms)
         ward.connecting = info.state in _UNCONNECTED
 
     def _see(self, ward: Ward, info: Info, now_ms: int) -> None:
         if ward.ends[1] is None:
             ward.ends = bare.addresses(ward.fd, ward.identity)
         ward.seen, ward.seen_ms = info, now_ms
-        if info.unacked == 0 and info.notsent_bytes == 0 and info.state in _RECEIVING:
-            ward.beyond = acked_beyond(info)
+        if info.state == b.SYN_SENT:
+            ward.beyond = 1  # as soon as it is connected
+        beyond = acked_beyond(info)
+        quiet = info.unacked == 0 and info.notsent_bytes == 0
+        if quiet and beyond is not None and info.state in _RECEIVING:
+            ward.beyond = beyond
 
     def _decide(self, ward: Ward, info: Info, now_ms: int, wish: int) -> tuple[int, Judgement]:
         """Return the cause to act, if any. `wish`: what the whole of all wards asks for."""

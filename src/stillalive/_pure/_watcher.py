@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import itertools
@@ -19,6 +20,7 @@ from ._judge import Limits
 
 if sys.platform == "linux":
     from ._discovery import Discovery
+    from ._ending import FirstLook
     from ._reserve import LostError
     from ._wards import Keeper, Ward
 
@@ -187,8 +189,19 @@ class Watcher:
             self._evict_at_ms = self._scan_at_ms = 0
             self._changed.notify_all()
 
-    def watch(self, fd: int, identity: int, detect_ms: int, idle_ms: int, deed: int) -> int:
+    def watch(
+        self,
+        fd: int,
+        identity: int,
+        detect_ms: int,
+        idle_ms: int,
+        deed: int,
+        first: FirstLook | None = None,
+    ) -> int:
         """Look after one socket; an event with the token ends that."""
+        if first is None:
+            with contextlib.suppress(OSError):
+                first = FirstLook(fd)
         ward = Ward(fd, identity)
         ward.limits = Limits(detect_ms=detect_ms, idle_ms=idle_ms)
         ward.deed = deed
@@ -197,7 +210,8 @@ class Watcher:
         with self._changed:
             ward.token = next(self._tokens)
             self._watches[ward.token] = ward
-            self._keeper.begin(ward, _now_ms())
+            if first is not None and first.identity == identity:
+                self._keeper.begin(ward, first)
             self._arm(ward, 0)
             self._changed.notify_all()
             return ward.token
