@@ -494,73 +494,24 @@ int64_t ka_deed_act(struct ka_watcher *watcher, struct ka_ward *ward,
 
 /* ---- how a watched one has ended ---------------------------------------- */
 
-static int ask_verdict(const struct deed *deed, struct ka_verdict *verdict) {
-    const struct ka_ward *ward = deed->ward;
-    struct ka_witness witness;
-
-    if (ward->seen_state < 0)
-        return ka_check(deed->sock, verdict);
-    /* Who has seen it open can tell a reset from a timeout. */
-    memset(&witness, 0, sizeof witness);
-    witness.sock = deed->sock;
-    witness.identity = ward->identity;
-    witness.began_ms = ward->seen_ms;
-    witness.segs_in = witness.first.segs_in = ward->seen_segs;
-    witness.first.state = ward->seen_state;
-    return ka_witness_look(&witness, 0, deed->now_ms, verdict);
-}
-
-/* The owner's blocked call may have taken the error already, and then nothing
- * shows it. But two who close in order acknowledge each other's FIN; where
- * ours was not, the connection has broken, or was never made. */
-static void ask_counters(struct deed *deed, struct ka_verdict *verdict) {
-    const struct ka_ward *ward = deed->ward;
-    const struct ka_info *info = &deed->info;
-
-    if (verdict->reason != KA_WHY_CLOSED || ward->seen_state < 0 ||
-        info->segs_in <= 0 || ka_acked_beyond(info) > ward->seen_beyond ||
-        (ward->seen_state == KA_TCP_SYN_SENT && info->rtt_us <= 0))
-        return;
-    /* Nothing came, and we had asked: our own timers. Linux reads the state
-     * before it locks the counters, so these may hold a reset already. */
-    if (info->segs_in == ward->seen_segs &&
-        (info->retransmits > 0 || info->probes > 0)) {
-        deed->cause = KA_FOR_TIMED_OUT;
-        verdict->err = ETIMEDOUT;
-    } else {
-        deed->cause = KA_FOR_RESET;
-        verdict->err =
-            ward->seen_state == KA_TCP_CLOSE_WAIT ? EPIPE : ECONNRESET;
-    }
-}
-
 int64_t ka_deed_closed(struct ka_watcher *watcher, struct ka_ward *ward,
                        int64_t now_ms) {
-    struct ka_verdict verdict;
+    struct ka_ending ending;
     struct deed deed;
     int64_t again;
-    int rc;
 
     if (ka_ring_is_full(watcher->ring))
         return KA_RETRY_MS;
     if (!ka_deed_take(watcher, ward, now_ms, &again))
         return again;
     blank(&deed, watcher, ward, KA_FOR_GONE, now_ms);
-    memset(&verdict, 0, sizeof verdict);
-    rc = ask_verdict(&deed, &verdict);
-    if (rc == 0 && verdict.state == KA_RESET)
-        deed.cause = KA_FOR_RESET;
-    else if (rc == 0 && verdict.state == KA_DEAD)
-        deed.cause = KA_FOR_TIMED_OUT;
-    if (rc == 0 && deed.cause == KA_FOR_GONE &&
-        verdict.state != KA_PEER_CLOSED) { /* only this part of it */
+    if (!ka_how_it_ended(ward, deed.sock, now_ms, &ending)) {
         ka_reserve_give(&watcher->reserve);
         return KA_NO_TIME;
     }
-    if (ka_info(deed.sock, &deed.info) == 0 && rc == 0 &&
-        deed.cause == KA_FOR_GONE)
-        ask_counters(&deed, &verdict);
-    deed.err = verdict.err;
+    deed.cause = ending.cause;
+    deed.err = ending.err;
+    deed.info = ending.info;
     (void)ka_unread(deed.sock, &deed.unread);
     ka_reserve_give(&watcher->reserve);
     tell(&deed);

@@ -81,6 +81,8 @@ int ka_has_paths(ka_sock sock);
 int64_t ka_connected_ms(ka_sock sock);
 /* Bytes that the owner has not read. */
 int ka_unread(ka_sock sock, int64_t *bytes);
+/* Bytes, and an end, that the peer has not acknowledged; -1 not told. */
+int64_t ka_unacked(ka_sock sock);
 int ka_endpoints(ka_sock sock, struct ka_endpoint *local,
                  struct ka_endpoint *peer);
 

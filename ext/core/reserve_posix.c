@@ -59,6 +59,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/sockios.h>
+#endif
 
 #include "endpoint.h"
 
@@ -353,6 +356,17 @@ int ka_unread(ka_sock sock, int64_t *bytes) {
         unread--;
     *bytes = unread;
     return 0;
+}
+
+int64_t ka_unacked(ka_sock sock) {
+#ifdef __linux__
+    int bytes = 0;
+
+    return ioctl(sock, SIOCOUTQ, &bytes) < 0 ? -1 : bytes;
+#else
+    (void)sock;
+    return -1;
+#endif
 }
 
 int ka_endpoints(ka_sock sock, struct ka_endpoint *local,

@@ -163,6 +163,11 @@ int ka_unread(ka_sock sock, int64_t *bytes) {
     return 0;
 }
 
+int64_t ka_unacked(ka_sock sock) {
+    (void)sock;
+    return -1;
+}
+
 int ka_endpoints(ka_sock sock, struct ka_endpoint *local,
                  struct ka_endpoint *peer) {
     struct sockaddr_storage name;

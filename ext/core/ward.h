@@ -3,6 +3,7 @@
  *   watcher.c   the functions of watcher.h, the thread, a step
  *   ward.c      one connection: where it is kept, a look at it
  *   deed.c      whatever is done on a duplicate
+ *   ending.c    how a watched one has ended
  *   pace.c      the keepalive of what is watched or was found
  *   discover.c  which connections there are, and which of them are too many
  *
@@ -50,7 +51,7 @@ struct ka_ward {
     int64_t told_in, told_out;
     /* The last look at it open; KA_SEEN where the state is not told. */
     int64_t seen_ms, seen_segs, seen_state;
-    int64_t seen_beyond; /* ka_acked_beyond, our FIN aside, at the least */
+    int64_t seen_beyond;      /* ka_acked_beyond with nothing under way */
     struct ka_endpoint *ends; /* local and peer of a watch; NULL not known */
     struct ka_past past;
     struct ka_sample sample;
@@ -256,6 +257,19 @@ int ka_deed_take(struct ka_watcher *watcher, struct ka_ward *ward,
                  int64_t now_ms, int64_t *again);
 /* Milliseconds until something may be ended; 0 now. */
 int64_t ka_budget_wait(struct ka_watcher *watcher, int64_t now_ms);
+
+/* ---- ending.c ----------------------------------------------------------- */
+
+struct ka_ending {
+    int32_t cause; /* RESET, TIMED_OUT, or GONE: in order */
+    int32_t err;
+    struct ka_info info;
+};
+
+/* How the connection of a watch has ended; `sock` is it by name. 0: only a
+ * part of an MPTCP connection has. */
+int ka_how_it_ended(const struct ka_ward *ward, ka_sock sock, int64_t now_ms,
+                    struct ka_ending *out);
 
 /* ---- pace.c: each returns KA_NO_TIME, or as a look does ------------------
  */

@@ -368,8 +368,10 @@ bite looks-too-late $watcher 's/if (first \&\& first->identity == identity)/if (
     plain test_watcher_watch what_was_seen_before_says_how_it_ended
 bite any-first-look $watcher 's/if (first \&\& first->identity == identity)/if (first)/' \
     plain test_watcher_watch what_was_seen_of_another_says_nothing
-bite only-quiet-ones $ward 's/    ward->seen_state = -1;/    ward->seen_state = -1; ward->seen_beyond = INT64_MIN;/' \
+bite only-quiet-ones core/ending.c 's/ka_unacked(sock) > 0 || //' \
     plain test_watcher_watch who_was_never_quiet_is_reset_too
+bite taken-is-gone core/ending.c 's/ == ward->seen_beyond;/ == 99;/' \
+    plain test_watcher_watch what_was_seen_before_says_how_it_ended
 bite loss-untold $deed 's/if (ka_ring_is_full(watcher->ring)) \/\* who.*/if (0)/' \
     plain test_watcher_review the_loss_is_told_when_there_is_room
 bite held-before $discover 's/ward->from_ms = ka_held_until(.*;//' \

@@ -10,7 +10,7 @@ MINGW ?= x86_64-w64-mingw32-gcc
 WINE ?= wine
 WINSOCK_FAKED = windows_options windows_info windows_duplicate windows_watch
 # With a clock and threads of its own, as the tests are.
-WINSOCK_WATCHER = watcher ward deed pace sample judge discover ring table table_scan none
+WINSOCK_WATCHER = watcher ward deed ending pace sample judge discover ring table table_scan none
 PROGRAMS += $(WINSOCK_FAKED) atomics own_atomics
 
 # Winsock's functions under names of the fake's own.

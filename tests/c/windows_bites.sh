@@ -9,7 +9,7 @@ passed=0
 failed=0
 
 # The watcher, as windows.mk links it.
-parts='watcher ward deed pace sample judge discover ring table table_scan'
+parts='watcher ward deed ending pace sample judge discover ring table table_scan'
 
 sources() { # of a test
     [ "$1" = watch ] || return 0

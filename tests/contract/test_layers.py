@@ -81,6 +81,7 @@ CORE_HEADERS = {
     "watcher": {"judge.h", "ring.h", "ward.h", "stillalive.h"},
     "ward": {"watcher.h", "table.h", "reserve.h", "sample.h", "monitor.h", "clock.h", "os.h"},
     "deed": {"ward.h", "sockopt.h"},
+    "ending": {"ward.h"},
     "discover": {"ward.h", "diag.h"},
     "stream": {"loop.h", "conn.h", "stillalive.h"},
     "conn": {"stream.h"},

@@ -1,8 +1,9 @@
-"""How a connection under watch begins and ends: the twin of parts of ext/core/{ward,deed}.c."""
+"""How a connection under watch begins, and how it has ended: the twin of ext/core/ending.c."""
 
 from __future__ import annotations
 
 import errno
+import struct
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,8 @@ from .._backend import Info
 from ._verdict import verdict_of
 
 if sys.platform == "linux":
+    import fcntl
+
     from . import _bare as bare
     from . import _linux as system
 
@@ -62,8 +65,8 @@ def how_it_ended(fd: int, info: Info, seen: Info | None, waited_ms: int, beyond:
     """Return the end; None when only a part of an MPTCP connection has ended.
 
     `seen` is the last look at it open, `waited_ms` ago: who has seen that can
-    tell a reset from a timeout. `beyond` is what :func:`acked_beyond` would be
-    with nothing under way, at the least.
+    tell a reset from a timeout. `beyond` is :func:`acked_beyond` of a time when
+    nothing was under way.
     """
     try:
         info, (state, reason, err, _, _, unread, _) = verdict_of(fd, info, seen, waited_ms)
@@ -74,22 +77,34 @@ def how_it_ended(fd: int, info: Info, seen: Info | None, waited_ms: int, beyond:
     if state not in _CAUSES:
         return None
     cause = _CAUSES[state]
-    if reason == b.WHY_CLOSED and seen is not None:
-        cause, err = _ask_counters(info, seen, beyond)
+    if reason == b.WHY_CLOSED and seen is not None and _has_broken(fd, info, seen, beyond):
+        cause, err = _ask_counters(info, seen)
     return End(cause, err, info, unread)
 
 
-def _ask_counters(info: Info, seen: Info, beyond: int) -> tuple[int, int]:
-    """Return the cause, and the error, of an end that shows none.
+def _unacked(fd: int) -> int:
+    """Return the bytes, and the end, that the peer has not acknowledged."""
+    found: int = struct.unpack("=i", fcntl.ioctl(fd, system.SIOCOUTQ, bytes(4)))[0]
+    return found
 
-    The owner's blocked call may have taken it. But two who close in order
-    acknowledge each other's FIN; where ours was not, it has broken, or was
-    never made.
+
+def _has_broken(fd: int, info: Info, seen: Info, beyond: int) -> bool:
+    """Tell whether an end that shows no error has not come in order.
+
+    The owner's blocked call may have taken the error. But two who close in
+    order acknowledge everything, each other's FIN too. Where all is, the
+    counters show whether there was a FIN; they must be the same as before it,
+    because what our own host dropped counts twice as sent.
     """
-    acked = acked_beyond(info)
-    never_made = seen.state == b.SYN_SENT and info.rtt_us <= 0
-    if acked is None or info.segs_in <= 0 or acked > beyond or never_made:
-        return b.FOR_GONE, 0
+    if info.segs_in <= 0:  # disconnected by its owner
+        return False
+    if seen.state == b.SYN_SENT and info.rtt_us <= 0:  # never connected
+        return False
+    return _unacked(fd) > 0 or acked_beyond(info) == beyond
+
+
+def _ask_counters(info: Info, seen: Info) -> tuple[int, int]:
+    """Return the cause, and the error, of what has broken."""
     # Nothing came, and we had asked: our own timers. Linux reads the state
     # before it locks the counters, so these may hold a reset already.
     if info.segs_in == seen.segs_in and max(info.retransmits, info.probes) > 0:

@@ -32,6 +32,7 @@ SO_PROTOCOL, _SO_DOMAIN, SO_COOKIE = 38, 39, 57
 TCP_INFO = 11
 _IPPROTO_MPTCP = 262
 SIOCINQ = 0x541B
+SIOCOUTQ = 0x5411
 
 # (level, number, name, lowest, highest)
 _OPTIONS = (

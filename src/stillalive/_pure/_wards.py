@@ -98,7 +98,7 @@ class Ward:
         """Of a watch: the last look that found it open, or about to be."""
         self.seen_ms = 0
         self.beyond = 0
-        """What :func:`acked_beyond` is with nothing under way and no FIN sent, at the least."""
+        """What :func:`acked_beyond` was then, or before, while nothing was under way."""
         self.connecting = False
         """Of a watch: it was not connected yet."""
         self.ends: tuple[Address | None, Address | None] = _NO_ENDS
