@@ -368,7 +368,7 @@ bite looks-too-late $watcher 's/if (first \&\& first->identity == identity)/if (
     plain test_watcher_watch what_was_seen_before_says_how_it_ended
 bite any-first-look $watcher 's/if (first \&\& first->identity == identity)/if (first)/' \
     plain test_watcher_watch what_was_seen_of_another_says_nothing
-bite only-quiet-ones core/ending.c 's/ka_unacked(sock) > 0 || //' \
+bite only-quiet-ones core/ending.c 's/ka_unacked(sock) > 0 ||/ka_unacked(sock) > 1 << 30 ||/' \
     plain test_watcher_watch who_was_never_quiet_is_reset_too
 bite taken-is-gone core/ending.c 's/ == ward->seen_beyond;/ == 99;/' \
     plain test_watcher_watch what_was_seen_before_says_how_it_ended
