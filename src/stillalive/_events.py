@@ -80,6 +80,7 @@ class LivenessEvent:
     """Since the last payload to the peer."""
     bytes_received: int | None
     bytes_sent: int | None
+    """Without what was sent again; Linux counts each time what this host itself has dropped."""
     unread: int | None
     """Bytes that the owner had not read."""
     unsent: int | None
