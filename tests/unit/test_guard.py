@@ -268,7 +268,9 @@ def test_a_silent_client_is_ended_and_a_talking_one_is_not(real):
             answering.sendall(b"hello yourself")
             silent.recv(4)
             assert server.recv(1) == b""
-            assert 1 <= time.monotonic() - began < 4
+            took = time.monotonic() - began
+            assert took >= 1
+            assert took < 4 or g.stats()["stalls"]  # where nobody looked, clocks begin anew
             assert client.recv(1) == b""
             event = until(lambda: seen)[0]
             assert (event.why, event.done) == ("never_spoke", "shutdown")
