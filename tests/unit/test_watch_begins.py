@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import time
 
 import pytest
@@ -15,11 +14,9 @@ from stillalive.guard import watch
 
 from . import guarding
 from .guarding import Blocked
-from .serving import until
+from .serving import reset, until
 
 real = guarding.real
-
-RESET = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture
@@ -51,8 +48,7 @@ def test_a_reset_while_the_watch_begins_is_told(real, tcp_pair, meanwhile, when)
     owner = Blocked(a.recv, 1)
 
     def happen():
-        z.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        z.close()
+        reset(z)
         assert isinstance(owner.end(), ConnectionResetError)
 
     meanwhile(happen, when)

@@ -8,7 +8,6 @@ this way, because the number may mean another socket by the time of the next.
 from __future__ import annotations
 
 import errno
-import fcntl
 import operator
 import resource
 import socket
@@ -20,7 +19,15 @@ from .. import _backend as b
 from .._backend import Info
 
 if sys.platform == "linux":
-    from ._linux import INFO_BYTES, INFO_FIELDS, SIOCINQ, SO_COOKIE, SO_PROTOCOL, TCP_INFO
+    from ._linux import (
+        INFO_BYTES,
+        INFO_FIELDS,
+        SIOCINQ,
+        SO_COOKIE,
+        SO_PROTOCOL,
+        TCP_INFO,
+        queued,
+    )
 
 assert not TYPE_CHECKING or sys.platform == "linux"
 
@@ -184,10 +191,9 @@ def has_paths(sock: socket.SocketType) -> bool:
 def unread(sock: socket.SocketType) -> int:
     """Return how many bytes the owner has not read."""
     try:
-        waiting: int = struct.unpack("=i", fcntl.ioctl(sock.fileno(), SIOCINQ, bytes(4)))[0]
+        return queued(sock.fileno(), SIOCINQ)
     except OSError:  # a listening socket has none
         return 0
-    return waiting
 
 
 def bound() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,8 +12,6 @@ from .._backend import Info
 from ._verdict import verdict_of
 
 if sys.platform == "linux":
-    import fcntl
-
     from . import _bare as bare
     from . import _linux as system
 
@@ -84,8 +81,7 @@ def how_it_ended(fd: int, info: Info, seen: Info | None, waited_ms: int, beyond:
 
 def _unacked(fd: int) -> int:
     """Return the bytes, and the end, that the peer has not acknowledged."""
-    found: int = struct.unpack("=i", fcntl.ioctl(fd, system.SIOCOUTQ, bytes(4)))[0]
-    return found
+    return system.queued(fd, system.SIOCOUTQ)
 
 
 def _has_broken(fd: int, info: Info, seen: Info, beyond: int) -> bool:

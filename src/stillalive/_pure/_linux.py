@@ -230,6 +230,12 @@ def tcp_info(fd: int) -> Info:
     )
 
 
+def queued(fd: int, request: int) -> int:
+    """Return the bytes of a queue: SIOCINQ, not read; SIOCOUTQ, not acknowledged."""
+    found: int = struct.unpack("=i", fcntl.ioctl(fd, request, bytes(4)))[0]
+    return found
+
+
 def pending(fd: int) -> Pending:
     poller = select.poll()
     poller.register(fd, select.POLLIN | select.POLLRDHUP)
@@ -240,7 +246,7 @@ def pending(fd: int) -> Pending:
     unread = 0
     if events & select.POLLIN:
         try:
-            unread = struct.unpack("=i", fcntl.ioctl(fd, SIOCINQ, bytes(4)))[0]
+            unread = queued(fd, SIOCINQ)
         except OSError:  # a listening socket has no bytes
             unread = 0
     # On TCP POLLRDHUP may be our own shutdown(SHUT_RD), and the state tells the
