@@ -23,7 +23,10 @@
  *
  * Wake. A UDP socket that is connected to itself: the system has no pipe
  * that WSAPoll takes. Nobody else can send to it. When its buffer is full it
- * is readable, and a lost datagram does no harm.
+ * is readable, and a lost datagram does no harm. Each wake costs a recv of its
+ * own, and threads may wake as fast as those drain: a drain that went on until
+ * nothing is left would keep the loop as long as they like. It ends, and the
+ * next wait finds the rest.
  *
  * Errors. Every WSA error is made an errno of the C library in one place,
  * windows_errors.h.
@@ -58,6 +61,7 @@
 #define SO_CONNECT_TIME 0x700C
 #endif
 
+#define KA_MOST_DRAINED 64
 #define KA_MOST_SLICES 64
 #define KA_MOST_BYTES ((size_t)1 << 30)
 
@@ -375,8 +379,9 @@ int ka_os_wake(const ka_sock wake[2]) {
 
 void ka_os_wake_drain(const ka_sock wake[2]) {
     char dropped[16];
+    int left = KA_MOST_DRAINED;
 
-    while (recv(wake[0], dropped, sizeof dropped, 0) >= 0)
+    while (left-- > 0 && recv(wake[0], dropped, sizeof dropped, 0) >= 0)
         ;
 }
 

@@ -20,7 +20,7 @@ for program; do
     cat "$work/$i"
     [ "$(cat "$work/$i.rc")" = 0 ] || bad=$((bad + 1))
     n=$(tail -1 "$work/$i" | sed -n 's/.* \([0-9]*\) passed$/\1/p')
-    [ -n "$n" ] || { echo "$program ended early"; bad=$((bad + 1)); }
+    [ -n "$n" ] || { echo "$program ended early, status $(cat "$work/$i.rc")"; bad=$((bad + 1)); }
     total=$((total + ${n:-0}))
 done
 if [ "$bad" -gt 0 ]; then
