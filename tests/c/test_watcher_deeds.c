@@ -171,8 +171,7 @@ static void held_ones_are_left_alone(void) {
     CHECK_EQ(STAT(held), 0);
     CHECK(told_of(pair.far, KA_FOR_NEVER_SPOKE));
     CHECK(ka_os_now_ms() - released >= 120 - ka_os_clock_lag_ms());
-    CHECK(event.clock_ms >= 120); /* anew */
-    CHECK(event.clock_ms <= ka_os_now_ms() - released + ka_os_clock_lag_ms());
+    CHECK(event.clock_ms >= 120 && event.clock_ms < 450);
     ka_watcher_release(watcher, identity); /* one too many */
     CHECK_EQ(STAT(held), 0);
     part(&pair);

@@ -210,7 +210,7 @@ def test_draining_waits_for_a_whole_pass_and_for_the_busy(fake):
         fake[0].tracked = [3]
         began = time.monotonic()
         assert guard.drain(timeout=0.2) == 3
-        assert 0.2 <= time.monotonic() - began < 9
+        assert 0.2 <= time.monotonic() - began < 2
         assert guard.drain(0) == 3
         with pytest.raises(ValueError, match="timeout=-1"):
             guard.drain(-1)
@@ -353,7 +353,7 @@ def test_a_vanished_client_is_aborted(real):
             deafen(client)
             with pytest.raises(OSError, match="Errno"):
                 server.recv(1)
-            assert time.monotonic() - began < 7
+            assert time.monotonic() - began < 5
             event = until(lambda: seen)[0]
             assert (event.why, event.done) == ("silent", "abort")
             time.sleep(0.5)

@@ -454,7 +454,7 @@ def test_select_never_returns_early(selector, timeout):
 def test_select_does_not_wait(selector, timeout):
     begin = time.monotonic()
     assert selector.select(timeout) == []
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 1
 
 
 @pytest.mark.parametrize("timeout", [1e5, 3e6, 1e9, 10**9])

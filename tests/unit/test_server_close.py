@@ -54,7 +54,7 @@ def test_who_owes_nothing_is_ended_at_once(impl):
         begin = time.monotonic()
         closer.start()
         assert read_all(client) == b""
-        assert time.monotonic() - begin < PATIENCE / 2
+        assert time.monotonic() - begin < 1
         client.close()
         closer.join(PATIENCE)
 
@@ -112,7 +112,7 @@ def test_after_the_timeout_the_rest_is_aborted(impl):
         until(lambda: serving.made[0].data)
         begin = time.monotonic()
         serving.server.close(0.2)
-        assert 0.2 <= time.monotonic() - begin < PATIENCE / 2
+        assert 0.2 <= time.monotonic() - begin < 1
         assert shut_down(serving.made[0])
         with pytest.raises(ConnectionResetError):
             read_all(client)
@@ -126,7 +126,7 @@ def test_timeout_0_aborts_at_once(impl):
         until(lambda: serving.made[0].data)
         begin = time.monotonic()
         serving.server.close(0)
-        assert time.monotonic() - begin < PATIENCE / 2
+        assert time.monotonic() - begin < 1
         assert all(shut_down(protocol) for protocol in serving.made)
         for client in clients:
             with pytest.raises(ConnectionResetError):
@@ -139,7 +139,7 @@ def test_timeout_0_waits_for_no_lingering_socket(impl):
         until(lambda: serving.stats()["lingering"] == 1)
         begin = time.monotonic()
         serving.server.close(0)
-        assert time.monotonic() - begin < 1.9  # it would linger for 2
+        assert time.monotonic() - begin < 1
         assert serving.stats()["lingering"] == 0
 
 
@@ -156,9 +156,9 @@ def test_the_shortest_of_several_timeouts_counts(impl):
             closer.start()
         begin = time.monotonic()
         serving.server.close(0.1)
-        assert time.monotonic() - begin < PATIENCE / 2
+        assert time.monotonic() - begin < 1
         for closer in closers:
-            closer.join(PATIENCE / 2)
+            closer.join(1)
             assert not closer.is_alive()
 
 

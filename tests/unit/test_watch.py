@@ -105,18 +105,17 @@ def test_it_is_exported_for_each_kind_of_socket(fake, tcp_pair):
 
 
 def test_idle_is_told_and_never_early(real, tcp_pair):
-    born = time.monotonic()
     a, _ = tcp_pair()
     seen = []
     began = time.monotonic()
     watching = watch(a, idle_timeout=0.5, action=None, on_event=seen.append)
     assert watching.event is None
     event = watching.wait(10)
-    ended = time.monotonic()
-    assert 0.5 <= ended - began < 5
+    assert time.monotonic() - began >= 0.5
+    assert time.monotonic() - began < 0.5 + 1.0
     assert (event.why, event.done, event.dry_run) == ("idle", "nothing", False)
     assert event.connection_class == "never_spoke"
-    assert 0.5 <= event.idle_for <= ended - born + 0.1  # the kernel's clock ticks
+    assert 0.5 <= event.idle_for < 1.5
     assert event.fd == a.fileno()
     assert event.local == a.getsockname()
     assert event.peer == a.getpeername()

@@ -54,11 +54,11 @@ def test_who_never_spoke_is_ended_and_told(impl, place):
         packed = socket.inet_aton("127.0.0.1")
         assert event.local == (packed, place.port, 0)
         assert event.peer == (packed, client.getsockname()[1], 0)
-        assert LIMIT <= event.clock_ms <= now_ms() - began + TICK
+        assert LIMIT <= event.clock_ms < LIMIT + 1000
         assert (event.data_in_ms, event.data_out_ms) == (-1, -1)
         assert (event.bytes_in, event.bytes_out, event.unread, event.unsent) == (0, 0, 0, 0)
         assert event.heard_ms >= LIMIT
-        assert began + LIMIT - TICK <= event.at_ms <= now_ms()
+        assert now_ms() - 1000 < event.at_ms <= now_ms()
         assert (client.recv(1), server.recv(1)) == (b"", b"")
         assert driver.run(LIMIT) == []  # once is enough
         assert [driver.stats(name) for name in ("told_never_spoke", "told", "ended")] == [1, 1, 1]
