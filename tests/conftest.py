@@ -12,6 +12,8 @@ import pytest
 from stillalive import _impl
 from stillalive._backend import Backend
 
+from .unit.guarding import clean_up
+
 Pair = tuple[socket.socket, socket.socket]
 
 
@@ -29,11 +31,12 @@ IMPLEMENTATIONS = _implementations()
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Run the test once on each implementation."""
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """Run the test once on each implementation, with Guards of its own."""
     chosen = _impl.choose(request.param)
     monkeypatch.setattr(_impl, "backend", chosen)
-    return chosen
+    yield chosen
+    clean_up()
 
 
 def connect(family: int = socket.AF_INET) -> Pair:

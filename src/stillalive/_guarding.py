@@ -70,8 +70,6 @@ class Run:
         self.ender: int | None = None
         """The thread that ends it."""
         self._process = os.getpid()
-        self._backend = _impl.backend
-        """The watcher's: what is handed to it must be of the same make."""
         self._drains = 0
         self._began = _clock()
         self.watcher = self._new_watcher()
@@ -83,7 +81,7 @@ class Run:
             raise
 
     def _new_watcher(self) -> b.WatcherLike:
-        kind = getattr(self._backend, "Watcher", None)
+        kind = getattr(_impl.backend, "Watcher", None)
         if kind is None:
             raise not_supported("watch and Guard")
         watcher: b.WatcherLike = kind(self._settings, _QUEUE)
@@ -126,7 +124,7 @@ class Run:
                 raise not_supported("watch(idle_timeout=...)", kind, errno.EOPNOTSUPP)
             _refuse_if_old(fd, wish, None)
             return self._watch_listener(fd, _impl.backend.identify(fd), wish, wish.detect)
-        first = self._first_look(fd)
+        first = _first_look(fd)
         info = None if first is None else b.Info(*first.info)
         if info is None or info.state in (b.CLOSE, _UNTOLD):
             _refuse_if_over(fd, ended=info is None or info.state == b.CLOSE)
@@ -155,15 +153,6 @@ class Run:
             made._give_back(restore=True)
             raise
         return made
-
-    def _first_look(self, fd: int) -> b.FirstLookLike | None:
-        """Return what the kernel says; None where it says nothing before it is connected."""
-        try:
-            return self._backend.FirstLook(fd)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN or _seeing.names_its_own():
-                raise
-            return None
 
     def _watch_listener(self, fd: int, identity: int, wish: Wish, deadline: float) -> Watch:
         values = pacing.inherited(deadline, pacing.has_rto_max())
@@ -320,6 +309,16 @@ class Run:
         self._subscribers.clear()
         with contextlib.suppress(Exception):  # a child must live, whatever it inherits
             self.watcher.abandon()
+
+
+def _first_look(fd: int) -> b.FirstLookLike | None:
+    """Return what the kernel says; None where it says nothing before it is connected."""
+    try:
+        return _impl.backend.FirstLook(fd)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN or _seeing.names_its_own():
+            raise
+        return None
 
 
 def _refuse_if_old(fd: int, wish: Wish, info: b.Info | None) -> None:

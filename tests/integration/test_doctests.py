@@ -9,15 +9,12 @@ import io
 import pkgutil
 import re
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import stillalive
 from stillalive._backend import Backend
-
-from ..unit.guarding import clean_up
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -59,13 +56,6 @@ def examples_on_page(page: Path) -> doctest.DocTest | None:
 
 DOCSTRINGS = examples_in_docstrings()
 ON_PAGES = [test for test in map(examples_on_page, PAGES) if test is not None]
-
-
-@pytest.fixture(autouse=True)
-def own_guard() -> Iterator[None]:
-    """Give each implementation a Guard of its own."""
-    yield
-    clean_up()
 
 
 def run(test: doctest.DocTest) -> None:

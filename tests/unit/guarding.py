@@ -45,15 +45,15 @@ NOBODY = b.Occurrence(
 
 
 @pytest.fixture
-def real(impl: b.Backend) -> Iterator[b.Backend]:
-    """Run on each implementation that has a watcher, and leave nothing behind."""
+def real(impl: b.Backend) -> b.Backend:
+    """Run on each implementation that has a watcher."""
     if not hasattr(impl, "Watcher") or sys.platform != "linux":
         pytest.skip("no watcher here")
-    yield impl
-    clean_up()
+    return impl
 
 
 def clean_up() -> None:
+    """Leave no Guard behind: its watcher is of the implementation that it began with."""
     for one in list(guard._started):
         one.stop()
     assert not guard._started
@@ -140,14 +140,13 @@ class _Faked:
 
 
 @pytest.fixture
-def fake(impl: b.Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeWatcher]]:
+def fake(impl: b.Backend, monkeypatch: pytest.MonkeyPatch) -> list[FakeWatcher]:
     """Give Guards a fake watcher; the list has those that were made."""
     monkeypatch.setattr(_impl, "backend", _Faked(impl))
     monkeypatch.setattr(FakeWatcher, "made", [], raising=False)
     monkeypatch.setattr(FakeWatcher, "fails", None)
     monkeypatch.setattr(guard, "_default_guard", None)
-    yield FakeWatcher.made
-    clean_up()
+    return FakeWatcher.made
 
 
 def deafen(sock: socket.socket) -> None:

@@ -9,15 +9,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 import stillalive
 from stillalive import aio
 from stillalive.guard import Guard
-
-from .guarding import clean_up
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="idle limits that abort, and a Guard, are not for Windows"
@@ -27,7 +25,7 @@ LIMIT = 1.0
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, impl: object) -> Iterator[Callable[..., object]]:
+def run(request: pytest.FixtureRequest, impl: object) -> Callable[..., object]:
     """Run a coroutine on each event loop, with a watch on each implementation."""
     factory = None
     if request.param == "uvloop":
@@ -38,8 +36,7 @@ def run(request: pytest.FixtureRequest, impl: object) -> Iterator[Callable[..., 
         with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(asyncio.wait_for(main(*arguments), 20))  # type: ignore[arg-type]
 
-    yield run
-    clean_up()  # the next implementation has a Guard of its own
+    return run
 
 
 async def streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, socket.socket]:

@@ -178,8 +178,7 @@ def real(impl):
     """Run with the watcher of the compiled part, the only one on Windows."""
     if impl.NAME == "pure":
         pytest.skip("the pure-Python path has no watcher here")
-    yield impl
-    guarding.clean_up()
+    return impl
 
 
 @pytest.fixture
